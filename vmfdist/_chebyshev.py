@@ -1,0 +1,100 @@
+"""Chebyshev series on [-1, 1]: fitted once in 60-digit decimals, evaluated on tensors.
+
+The fit samples at the Chebyshev nodes of the first kind and transforms (Mason & Handscomb 2003,
+section 6.3); the evaluation is Clenshaw's recurrence, in place, two passes over memory per term.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+
+import torch
+from torch import Tensor
+
+from vmfdist._debye import DIGITS, PI
+
+__all__ = ["clenshaw", "divided_differences", "fit", "truncate"]
+
+
+@functools.lru_cache(maxsize=16)
+def _cosines(n: int) -> tuple[Decimal, ...]:
+    """cos(pi j / 2n) for j = 0 .. 4n - 1, one turn in steps of half a node."""
+    angle = PI / (2 * n)
+    # Taylor series of the cosine, then Chebyshev's recurrence cos((j+1)a) = 2 cos(a) cos(ja) - ...
+    term = first = Decimal(1)
+    power = 0
+    while abs(term) > Decimal(10) ** (-DIGITS - 2):
+        power += 2
+        term *= -angle * angle / (power * (power - 1))
+        first += term
+    cosines = [Decimal(1), first]
+    while len(cosines) < 4 * n:
+        cosines.append(2 * first * cosines[-1] - cosines[-2])
+    return tuple(cosines)
+
+
+def fit(function: Callable[[Decimal], Decimal], n: int) -> tuple[Decimal, ...]:
+    """Coefficients of the polynomial through ``function`` at the n zeros of T_n."""
+    cosines = _cosines(n)
+    values = [function(x) for x in cosines[1 : 2 * n : 2]]
+    coefficients = []
+    for i in range(n):
+        terms = (value * cosines[i * (2 * j + 1) % (4 * n)] for j, value in enumerate(values))
+        coefficients.append(sum(terms, Decimal(0)) * (1 if i == 0 else 2) / n)
+    return tuple(coefficients)
+
+
+def truncate(coefficients: Sequence[Decimal], tolerance: float) -> tuple[float, ...]:
+    """The shortest leading part whose left-out terms add up to at most ``tolerance``."""
+    length, tail = len(coefficients), 0.0
+    while length > 1:
+        tail += abs(float(coefficients[length - 1]))
+        if tail > tolerance:
+            break
+        length -= 1
+    return tuple(float(c) for c in coefficients[:length])
+
+
+def clenshaw(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    """Evaluates sum a_j T_j(x) element by element; not differentiable (it works in place).
+
+    Clenshaw's b_j = a_j + 2 x b_{j+1} - b_{j+2} takes a subtraction that no fused operation has.
+    With the signs + + - - of period four, g_j = sign_j b_j obeys
+    g_j = sign_j a_j + (2 sign_j sign_{j+1}) x g_{j+1} + g_{j+2}, one addcmul_ and one add_.
+    """
+    if len(coefficients) == 1:
+        return torch.full_like(x, coefficients[0])
+
+    def sign(j: int) -> float:
+        return -1.0 if j & 2 else 1.0
+
+    last = len(coefficients) - 1
+    g1, g2 = torch.full_like(x, sign(last) * coefficients[last]), torch.zeros_like(x)
+    for j in range(last - 1, 0, -1):
+        g2.addcmul_(x, g1, value=2 * sign(j) * sign(j + 1)).add_(sign(j) * coefficients[j])
+        g1, g2 = g2, g1
+    # sum = a_0 + x b_1 - b_2, where sign_1 = + and sign_2 = -.
+    return g2.addcmul_(x, g1).add_(coefficients[0])
+
+
+def divided_differences(
+    coefficients: Sequence[float], x1: Tensor, x2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """f[x1, x2] and f[x1, x1, x2] of f = sum a_j T_j, without cancellation where x1 is near x2.
+
+    Clenshaw's recurrence b_j = a_j + 2 x b_{j+1} - b_{j+2} at x2, with its divided differences
+    taken term by term: (x g)[x1, x2] = x1 g[x1, x2] + g(x2).
+    """
+    zero = torch.zeros_like(x1)
+    value, first, second = (zero, zero), (zero, zero), (zero, zero)
+    for coefficient in reversed(coefficients[1:]):
+        next_value = coefficient + 2 * x2 * value[0] - value[1]
+        next_first = 2 * (x1 * first[0] + value[0]) - first[1]
+        next_second = 2 * (x1 * second[0] + first[0]) - second[1]
+        value = next_value, value[0]
+        first = next_first, first[0]
+        second = next_second, second[0]
+    # f = a_0 + x b_1 - b_2
+    return x1 * first[0] + value[0] - first[1], x1 * second[0] + first[0] - second[1]
