@@ -1,0 +1,143 @@
+"""The uniform law on the unit sphere of R^d."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.types import _size
+
+from vmfdist._radial import log_sphere_area
+from vmfdist.rotational import validate_value
+
+__all__ = ["HypersphericalUniform"]
+
+
+class HypersphericalUniform(TorchDistribution):
+    r"""The uniform law on the unit sphere of :math:`\mathbb R^d`; ``dim`` is the AMBIENT d.
+
+    (Packages that count the sphere's own dimension write d - 1 here: the ordinary sphere is
+    ``HypersphericalUniform(3)``.) Its density with respect to the surface measure is constant,
+
+    .. math:: f(x) = \frac{\Gamma(d/2)}{2 \pi^{d/2}}.
+
+    Args:
+        dim: the dimension of the ambient space, at least 2.
+        batch_shape: the shape of independent copies.
+        dtype: of draws and moments, float32 or float64; torch's default where not given.
+        device: of draws and moments; torch's default where not given. :meth:`log_prob` follows its
+            value instead.
+        validate_args: whether to check the values given to :meth:`log_prob`. The default is
+            torch's, on unless Python runs with -O.
+
+    Raises:
+        TypeError: if ``dim`` is not a number, or ``dtype`` not float32 or float64.
+        ValueError: if ``dim`` is below 2 or fractional.
+
+    Example:
+        >>> import torch
+        >>> from vmfdist import HypersphericalUniform
+        >>> law = HypersphericalUniform(3)
+        >>> law.sample((5,)).shape
+        torch.Size([5, 3])
+        >>> law.log_prob(torch.tensor([0.0, 0.0, 1.0]))  # -log(4 pi)
+        tensor(-2.5310)
+
+    References:
+        * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 9.3.1.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.sphere
+    has_rsample = True
+
+    _like: Tensor  # empty; remembers dtype and device, and moves with pickling and deepcopy
+
+    def __init__(
+        self,
+        dim: int,
+        batch_shape: _size = (),
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if not isinstance(dim, Real) or isinstance(dim, bool):
+            raise TypeError(f"dim must be an integer, got {type(dim).__name__}")
+        if dim != int(dim) or dim < 2:
+            raise ValueError(
+                f"dim must be an integer of at least 2, the dimension of the ambient space (3 for "
+                f"the ordinary sphere), got {dim}"
+            )
+        like = torch.empty(0, dtype=dtype, device=device)
+        if like.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"dtype must be float32 or float64, got {str(like.dtype).removeprefix('torch.')}"
+            )
+        self._like = like
+        super().__init__(
+            torch.Size(batch_shape), torch.Size((int(dim),)), validate_args=validate_args
+        )
+
+    def __repr__(self) -> str:
+        batch = f", batch_shape: {tuple(self.batch_shape)}" if self.batch_shape else ""
+        return f"{type(self).__name__}(dim: {self.dim}{batch})"
+
+    @property
+    def dim(self) -> int:
+        """The dimension of the ambient space, d."""
+        return self._event_shape[0]
+
+    def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
+        """The same law with a larger batch shape."""
+        new = self._get_checked_instance(HypersphericalUniform, _instance)
+        new._like = self._like
+        torch.broadcast_shapes(self.batch_shape, tuple(batch_shape))
+        super(HypersphericalUniform, new).__init__(
+            torch.Size(batch_shape), self.event_shape, validate_args=False
+        )
+        new._validate_args = self._validate_args
+        return new
+
+    def _full(self, shape: torch.Size, value: float) -> Tensor:
+        return self._like.new_full(shape, value)
+
+    def rsample(self, sample_shape: _size = ()) -> Tensor:
+        """Draws unit vectors of shape ``sample_shape + batch_shape + (d,)``."""
+        noise = torch.randn(
+            self._extended_shape(sample_shape), dtype=self._like.dtype, device=self._like.device
+        )
+        return noise / torch.linalg.vector_norm(noise, dim=-1, keepdim=True)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Minus the log area of the sphere, in the dtype and on the device of ``value``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        return value.new_full(shape, -log_sphere_area(self.dim))
+
+    def _validate_sample(self, value: Tensor) -> None:
+        validate_value(value, self.batch_shape, self.dim)
+
+    def entropy(self) -> Tensor:
+        """The log area of the sphere, the largest entropy that a law on it can have."""
+        return self._full(self.batch_shape, log_sphere_area(self.dim))
+
+    @property
+    def mean_resultant_length(self) -> Tensor:
+        """Length of the mean: 0."""
+        return self._full(self.batch_shape, 0.0)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean in the ambient space, the origin."""
+        return self._full(self.batch_shape + self.event_shape, 0.0)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each coordinate, 1/d."""
+        return self._full(self.batch_shape + self.event_shape, 1 / self.dim)

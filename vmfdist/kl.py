@@ -1,0 +1,76 @@
+r"""Kullback-Leibler divergences, registered for :func:`torch.distributions.kl_divergence`.
+
+With :math:`\Phi(\kappa) = \log Z(\kappa)/Z(0)` and the mean resultant length :math:`A = \Phi'`:
+
+=========================  ======================================================================
+from, to                   divergence
+=========================  ======================================================================
+vMF, uniform               :math:`\kappa A(\kappa) - \Phi(\kappa)`
+uniform, vMF               :math:`\Phi(\kappa)`
+vMF, vMF                   :math:`\Phi(\kappa_2) - \Phi(\kappa_1) - A(\kappa_1)(\kappa_2-\kappa_1)
+                           + \kappa_2 A(\kappa_1) |\mu_1 - \mu_2|^2 / 2`
+uniform, uniform           0
+=========================  ======================================================================
+
+The first three terms of the divergence between two von Mises-Fisher laws are the Bregman divergence
+of :math:`\Phi`, which :mod:`vmfdist._radial` forms without cancellation.
+
+References:
+    * A. Banerjee, I. Dhillon, J. Ghosh and S. Sra (2005), Clustering on the unit hypersphere using
+      von Mises-Fisher distributions, JMLR 6, 1345-1382 (exponential family of the law).
+    * A. Banerjee, S. Merugu, I. Dhillon and J. Ghosh (2005), Clustering with Bregman divergences,
+      JMLR 6, 1705-1749.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import register_kl
+
+from vmfdist import _radial
+from vmfdist.hyperspherical_uniform import HypersphericalUniform
+from vmfdist.von_mises_fisher import VonMisesFisher
+
+__all__: list[str] = []
+
+_Law = VonMisesFisher | HypersphericalUniform
+
+
+def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
+    """The dimension that both laws have, and the shape of their divergences."""
+    if p.dim != q.dim:
+        raise ValueError(
+            f"the laws must live on the same sphere to have a divergence, got dimension {p.dim} "
+            f"({type(p).__name__}) and {q.dim} ({type(q).__name__})"
+        )
+    return p.dim, torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+
+
+@register_kl(VonMisesFisher, HypersphericalUniform)
+def _kl_von_mises_fisher_uniform(p: VonMisesFisher, q: HypersphericalUniform) -> Tensor:
+    dim, shape = _common(p, q)
+    return _radial.kl_to_uniform(p.concentration, dim).expand(shape)
+
+
+@register_kl(HypersphericalUniform, VonMisesFisher)
+def _kl_uniform_von_mises_fisher(p: HypersphericalUniform, q: VonMisesFisher) -> Tensor:
+    dim, shape = _common(p, q)
+    return _radial.log_partition(q.concentration, dim).expand(shape)
+
+
+@register_kl(HypersphericalUniform, HypersphericalUniform)
+def _kl_uniform_uniform(p: HypersphericalUniform, q: HypersphericalUniform) -> Tensor:
+    _, shape = _common(p, q)
+    return p.entropy().new_zeros(shape)
+
+
+@register_kl(VonMisesFisher, VonMisesFisher)
+def _kl_von_mises_fisher_von_mises_fisher(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
+    dim, _ = _common(p, q)
+    dtype = torch.promote_types(p.concentration.dtype, q.concentration.dtype)
+    k1, k2 = p.concentration.to(dtype), q.concentration.to(dtype)
+    half_squared_chord = (p.loc - q.loc).square().sum(-1) / 2
+    length = _radial.mean_resultant_length(k1, dim)
+    finite_k2 = k2.clamp(max=torch.finfo(dtype).max)  # no infinity times 0
+    return _radial.bregman_divergence(k1, k2, dim) + finite_k2 * length * half_squared_chord
