@@ -400,14 +400,15 @@ def _log_bessel_scaled_derivative(k: Tensor, dim: float) -> Tensor:
 def log_bessel_scaled(k: Tensor, dim: float) -> Tensor:
     """log(I_nu(k) e^-k), nu = d/2 - 1, without a term of size k or log-gamma.
 
-    h - lam log1p((lam + h)/k) - log(k/2)/2 + q e - 1/2 - log(2 pi)/2 - delta(d/2).
+    h - nu log1p((lam + h)/k) - log(w/2)/2 + q e - 1/2 - log(2 pi)/2 - delta(d/2).
     """
     g = _Geometry(k, dim)
     constant = 0.5 + 0.5 * math.log(2 * math.pi) + _stirling_remainder(dim)
-    correction = g.q * g.series("partition_absolute") - constant
-    logs = g.lam * torch.log1p((g.lam + g.h) / g.k) + 0.5 * torch.log(g.k / 2)
-    at_zero = 0.0 if dim == 2 else -math.inf
-    return torch.where(g.k == 0, at_zero, g.h - logs + correction - g.excess)
+    logs = 0.5 * torch.log(g.w / 2)
+    order = dim / 2 - 1
+    if order > 0:  # at order 0 the limit at k = 0 is 0 times infinity
+        logs = logs + order * torch.log1p((g.lam + g.h) / g.k)
+    return g.h - logs + (g.q * g.series("partition_absolute") - constant) - g.excess
 
 
 def _inverse(r: Tensor, one_minus_r: Tensor, dim: float) -> Tensor:

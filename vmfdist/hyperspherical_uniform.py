@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -60,7 +61,7 @@ class HypersphericalUniform(TorchDistribution):
     def __init__(
         self,
         dim: int,
-        batch_shape: _size = (),
+        batch_shape: Sequence[int] = (),
         *,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -129,7 +130,7 @@ class HypersphericalUniform(TorchDistribution):
 
     @property
     def mean_resultant_length(self) -> Tensor:
-        """Length of the mean: 0."""
+        """Length of the mean, 0."""
         return self._full(self.batch_shape, 0.0)
 
     @property

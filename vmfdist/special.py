@@ -74,7 +74,7 @@ def log_iv(v: float, x: Tensor) -> Tensor:
         tensor([ -2957.9035, 999992.0483], dtype=torch.float64)
     """
     x = _argument(x, "x", math.inf)
-    return x + log_ive(v, x)
+    return torch.where(x == math.inf, x, x + log_ive(v, x))
 
 
 def log_ive(v: float, x: Tensor) -> Tensor:

@@ -59,9 +59,9 @@ class VonMisesFisher(RotationallySymmetric):
         >>> law.mean
         tensor([0.5400, 0.0000, 0.7200])
         >>> law.log_prob(torch.tensor([0.0, 0.0, 1.0]))
-        tensor(-1.5352)
+        tensor(-1.5353)
         >>> law.entropy()
-        tensor(0.5352)
+        tensor(0.5353)
 
     References:
         * R. A. Fisher (1953), Dispersion on a sphere, doi:10.1098/rspa.1953.0064.
@@ -113,7 +113,7 @@ class VonMisesFisher(RotationallySymmetric):
 
     @property
     def mean(self) -> Tensor:
-        """The mean in the ambient space: ``loc`` times the mean resultant length."""
+        """The mean in the ambient space, ``loc`` times the mean resultant length."""
         return self.loc * self.mean_resultant_length.unsqueeze(-1)
 
     @property

@@ -1,0 +1,203 @@
+"""Measures errors in units of machine epsilon, for the tests and for docs/accuracy.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import mpmath as mp
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from reference import Radial, radial
+from vmfdist import HypersphericalUniform, VonMisesFisher, _radial, special
+
+# Rounded to float32, so that both dtypes and one reference share the very same numbers.
+CONCENTRATIONS: list[float] = torch.tensor(
+    [0.0, *(10.0**e for e in range(-12, 13)), 0.3, 0.7, 1.7, 3.0, 5.5, 17.0, 42.0, 333.0, 7e3, 2e5],
+    dtype=torch.float32,
+).tolist()
+ALL_SMALL_DIMS = list(range(2, 41))
+LARGE_DIMS = [50, 64, 65, 100, 333, 1000, 4096, 30_000, 100_000, 1_000_000]
+
+Truth = Callable[[Radial, mp.mpf], tuple[mp.mpf, mp.mpf]]  # the true value and its scale
+
+
+class Quantity(NamedTuple):
+    name: str
+    compute: Callable[[Tensor, int], Tensor]
+    truth: Truth
+    limit: float  # in units of eps
+
+
+class Error(NamedTuple):
+    eps: float
+    dim: int
+    concentration: float | tuple[float, float]
+
+
+def _law(k: Tensor, dim: int) -> VonMisesFisher:
+    loc = torch.zeros(dim, dtype=k.dtype)
+    loc[0] = 1
+    return VonMisesFisher(loc, k, validate_args=False)
+
+
+def _kl(k: Tensor, dim: int) -> Tensor:
+    return kl_divergence(_law(k, dim), HypersphericalUniform(dim))
+
+
+def derivative(function: Callable[[Tensor, int], Tensor], times: int = 1) -> Callable[..., Tensor]:
+    def compute(k: Tensor, dim: int) -> Tensor:
+        x = k.detach().requires_grad_()
+        y = function(x, dim)
+        for _ in range(times):
+            (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        return y.detach()
+
+    return compute
+
+
+def _relative(value: Callable[[Radial, mp.mpf], mp.mpf]) -> Truth:
+    def truth(r: Radial, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+        v = value(r, k)
+        return v, abs(v)
+
+    return truth
+
+
+def _scaled(value: Callable[[Radial, mp.mpf], mp.mpf]) -> Truth:
+    def truth(r: Radial, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+        v = value(r, k)
+        return v, max(abs(v), abs(r.log_area), mp.mpf(1))
+
+    return truth
+
+
+def _kl_second(r: Radial, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+    # A' + k A'' changes sign: relative to its terms.
+    return r.variance + k * r.third_cumulant, r.variance + abs(k * r.third_cumulant)
+
+
+QUANTITIES = [
+    Quantity("log-partition", _radial.log_partition, _relative(lambda r, k: r.log_partition), 8),
+    Quantity(
+        "mean resultant length",
+        lambda k, d: _law(k, d).mean_resultant_length,
+        _relative(lambda r, k: r.mean),
+        8,
+    ),
+    Quantity(
+        "1 - mean resultant length",
+        _radial.one_minus_mean_resultant_length,
+        _relative(lambda r, k: r.one_minus_mean),
+        8,
+    ),
+    Quantity("KL to uniform", _kl, _relative(lambda r, k: r.kl_to_uniform(k)), 8),
+    Quantity("entropy", lambda k, d: _law(k, d).entropy(), _scaled(lambda r, k: r.entropy(k)), 8),
+    Quantity(
+        "log normalizer",
+        lambda k, d: _law(k, d).log_normalizer,
+        _scaled(lambda r, k: r.log_normalizer),
+        8,
+    ),
+    Quantity(
+        "log density at the mode",
+        _radial.log_density_at_mode,
+        _scaled(lambda r, k: r.log_density_at_mode(k)),
+        16,
+    ),
+    Quantity(
+        "log-partition, 1st derivative",
+        derivative(_radial.log_partition),
+        _relative(lambda r, k: r.mean),
+        16,
+    ),
+    Quantity(
+        "mean resultant length, 1st derivative",
+        derivative(_radial.mean_resultant_length),
+        _relative(lambda r, k: r.variance),
+        16,
+    ),
+    Quantity(
+        "KL to uniform, 1st derivative",
+        derivative(_kl),
+        _relative(lambda r, k: k * r.variance),
+        16,
+    ),
+    Quantity(
+        "log density at the mode, 1st derivative",
+        derivative(_radial.log_density_at_mode),
+        _relative(lambda r, k: r.one_minus_mean),
+        16,
+    ),
+    Quantity(
+        "log-partition, 2nd derivative",
+        derivative(_radial.log_partition, 2),
+        _relative(lambda r, k: r.variance),
+        64,
+    ),
+    Quantity(
+        "mean resultant length, 2nd derivative",
+        derivative(_radial.mean_resultant_length, 2),
+        _relative(lambda r, k: r.third_cumulant),
+        64,
+    ),
+    Quantity("KL to uniform, 2nd derivative", derivative(_kl, 2), _kl_second, 64),
+]
+
+
+def errors(quantity: Quantity, dim: int, dtype: torch.dtype) -> Iterator[Error]:
+    """The error at every concentration of the grid, in units of eps of the scale."""
+    eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    computed = quantity.compute(torch.tensor(CONCENTRATIONS, dtype=dtype), dim).tolist()
+    for k, value in zip(CONCENTRATIONS, computed, strict=True):
+        with mp.workdps(40):
+            truth, scale = quantity.truth(radial(dim, k), mp.mpf(k))
+            # Below the smallest normal number nothing has its digits.
+            error = abs(mp.mpf(value) - truth) / max(scale, mp.mpf(tiny) / eps)
+            yield Error(float(error / eps), dim, k)
+
+
+RATIOS = (0.0, 1 + 2.0**-22, 1 + 2.0**-12, 1.01, 1.5, 3.0, 1e3, 1e-3)
+
+
+def pair_errors(dim: int, dtype: torch.dtype, stride: int = 1) -> Iterator[Error]:
+    """Errors of the divergence between two laws of the same direction, near and far apart."""
+    eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    for k1 in CONCENTRATIONS[::stride]:
+        for ratio in RATIOS:
+            k2 = torch.tensor(k1 * ratio if k1 else ratio, dtype=torch.float32).item()
+            p, q = (_law(torch.tensor(k, dtype=dtype), dim) for k in (k1, k2))
+            value = kl_divergence(p, q).item()
+            with mp.workdps(60):
+                a, b = radial(dim, k1), radial(dim, k2)
+                truth = b.log_partition - a.log_partition - a.mean * (mp.mpf(k2) - mp.mpf(k1))
+                # 25 digits of the reference leave as many minus those that cancel.
+                if k1 == k2 or abs(truth) < mp.mpf("1e-22") * abs(b.log_partition):
+                    continue
+                error = abs(mp.mpf(value) - truth) / max(abs(truth), mp.mpf(tiny) / eps)
+                yield Error(float(error / eps), dim, (k1, k2))
+
+
+def inverse_errors(dim: int, dtype: torch.dtype) -> Iterator[Error]:
+    """Errors of the inverse of the ratio, over max(1, A / (k A')), what one ulp of A costs."""
+    eps = torch.finfo(dtype).eps
+    with mp.workdps(40):
+        known = [(k, radial(dim, k)) for k in CONCENTRATIONS if k > 0]
+        lengths = torch.tensor([float(r.mean) for _, r in known], dtype=dtype)
+        rest = torch.tensor([float(r.one_minus_mean) for _, r in known], dtype=dtype)
+        found = special.inverse_iv_ratio(dim / 2, lengths).tolist()
+        found_from_rest = special.inverse_iv_ratio(dim / 2, one_minus_r=rest).tolist()
+        rows = zip(known, lengths.tolist(), found, rest.tolist(), found_from_rest, strict=True)
+        for (k, r), length, x, complement, y in rows:
+            # What was asked is the inverse of the rounded argument: one Newton step from k.
+            for argument, true, value in ((length, r.mean, x), (complement, r.one_minus_mean, y)):
+                shift = (mp.mpf(argument) - true) / r.variance
+                if abs(shift) > mp.mpf("1e-3") * k or argument in (0, 1):
+                    continue  # ill-conditioned: 1 - r has no digits left
+                sign = 1 if true is r.mean else -1
+                target = mp.mpf(k) + sign * shift
+                condition = max(1, abs(argument) / (k * r.variance))
+                # Second order of the Newton step is left out of the target: leave it in the error.
+                yield Error(float(abs(value - target) / target / condition / eps), dim, k)
