@@ -1,0 +1,51 @@
+"""Configuration of the documentation: ``sphinx-build -W -b html docs docs/_build/html``."""
+
+import doctest
+
+import vmfdist
+
+project = "vmfdist"
+author = "The vmfdist developers"
+project_copyright = f"2026, {author}"
+version = release = vmfdist.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build", "accuracy_table.rst"]  # the table is included by accuracy.rst
+nitpicky = True
+nitpick_ignore = [("py:class", "_size")]  # torch.types._size: torch.Size, a list or a tuple
+nitpick_ignore_regex = [("py:.*", r"vmfdist\._.*")]  # private modules have no page
+
+html_theme = "furo"
+html_title = f"vmfdist {release}"
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_inherit_docstrings = False
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_typehints_format = "short"
+autosummary_generate = False  # the tables on the API pages link to entries on the same page
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_custom_sections = ["Shapes"]
+
+# Sphinx's own choice would accept any message of an exception, and 1 for True.
+doctest_default_flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+# Links into other projects' documentation. Their inventories are kept here, cut down to the names
+# this documentation uses, so that the build asks nothing of the network and is the same everywhere.
+# They are in the plain text format (version 1): one line for each name, its kind and its page.
+# ("Tensor" alone is there since Pyro's metaclass hands on a constructor's annotations as strings.)
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3/", "inventories/python.txt"),
+    "torch": ("https://docs.pytorch.org/docs/stable/", "inventories/torch.txt"),
+    "pyro": ("https://docs.pyro.ai/en/stable/", "inventories/pyro.txt"),
+}
