@@ -44,6 +44,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vmfdist._cache import cached_constant
 from vmfdist._chebyshev import clenshaw, divided_differences, fit, truncate
 from vmfdist._debye import DIGITS, PI, log_gamma, log_partition_and_ratio
 
@@ -79,7 +80,7 @@ def _series_length(dim: float) -> int:
     return next((length for bound, length in bounds if dim <= bound), 30)
 
 
-@functools.lru_cache(maxsize=1024)
+@cached_constant(maxsize=1024)
 def log_sphere_area(dim: float) -> float:
     r"""log of :math:`2 \pi^{d/2} / \Gamma(d/2)`, the area of the unit sphere in R^d.
 
@@ -92,7 +93,7 @@ def log_sphere_area(dim: float) -> float:
         return float(Decimal(2).ln() + half * PI.ln() - log_gamma(half))
 
 
-@functools.lru_cache(maxsize=1024)
+@cached_constant(maxsize=1024)
 def _stirling_remainder(dim: float) -> float:
     """delta(z) = log Gamma(z) - (z - 1/2) log z + z - log(2 pi)/2 at z = d/2."""
     with localcontext() as context:
@@ -182,8 +183,9 @@ def _times_one_minus_p(coefficients: tuple[Decimal, ...]) -> tuple[Decimal, ...]
 _TOLERANCE = {torch.float64: 1e-17, torch.float32: 4e-9}
 
 
-@functools.lru_cache(maxsize=1024)
-def _truncated(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...]:
+@cached_constant(maxsize=1024)
+def _coefficients(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...]:
+    """The series of that name, no longer than the dtype can tell."""
     tolerance = _TOLERANCE[dtype]
     if name == "inverse":
         return truncate(_fitted_inverse(dim), tolerance)
@@ -198,12 +200,6 @@ def _truncated(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...]:
     if name in ("partition", "divergence"):
         tolerance *= max(1.0, dim / 4)
     return truncate(series[name], tolerance)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _coefficients(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...]:
-    """Constants for torch.compile, which would otherwise trace the decimals behind them."""
-    return _truncated(dim, name, dtype)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -29,7 +29,6 @@ References:
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -37,6 +36,7 @@ import torch
 from torch import Tensor
 
 from vmfdist import _radial
+from vmfdist._cache import cached_constant
 
 __all__ = ["CosineDraw", "transport"]
 
@@ -129,18 +129,13 @@ def _transport_in_dimension_3(z: Tensor, k: Tensor) -> CosineDraw:
     return CosineDraw(t, torch.where(k < 10, series, closed))
 
 
-@functools.lru_cache(maxsize=8)
-def _gauss_legendre(nodes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+@cached_constant(maxsize=8)
+def _nodes_and_weights(nodes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Nodes and weights on [0, 1], as eigenvalues of the Jacobi matrix (Golub & Welsch 1969)."""
     i = torch.arange(1, nodes, dtype=torch.float64)
     off_diagonal = i / torch.sqrt(4 * i * i - 1)
     values, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
     return ((1 + values) / 2).to(device), vectors[0].square().to(device)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _nodes_and_weights(nodes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    return _gauss_legendre(nodes, device)
 
 
 class _Tail(NamedTuple):

@@ -12,6 +12,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.types import _size
 
+from vmfdist._cache import static
 from vmfdist._radial import log_sphere_area
 from vmfdist.rotational import validate_value
 
@@ -91,7 +92,7 @@ class HypersphericalUniform(TorchDistribution):
     @property
     def dim(self) -> int:
         """The dimension of the ambient space, d."""
-        return self._event_shape[0]
+        return static(self._event_shape[0])
 
     def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
         """The same law with a larger batch shape."""

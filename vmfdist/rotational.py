@@ -23,6 +23,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.types import _size
 
+from vmfdist._cache import static
 from vmfdist.cosine import CosineDraw
 
 __all__ = ["RotationallySymmetric", "check_on_sphere", "draw"]
@@ -41,7 +42,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _lift(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport) -> Any:
     """The sample, and the cosine and its rate, which the gradient needs."""
-    dim = noise.shape[-1]
+    dim = static(noise.shape[-1])
     loc = loc / torch.linalg.vector_norm(loc, dim=-1, keepdim=True)
     zeta = _dot(noise, loc)
     t, rate = transport(zeta, concentration, dim)
@@ -296,7 +297,7 @@ class RotationallySymmetric(TorchDistribution):
     @property
     def dim(self) -> int:
         """The dimension of the ambient space, d."""
-        return self._event_shape[0]
+        return static(self._event_shape[0])
 
     @property
     def mode(self) -> Tensor:
