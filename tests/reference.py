@@ -158,3 +158,68 @@ def radial(dim: Number, k: Number) -> Radial:
             zero, one = mp.mpf(0), mp.mpf(1)
             return Radial(zero, zero, one, one / mp.mpf(dim), zero, log_sphere_area(dim))
     return radial_by_bessel(dim, k) if dim <= 64 else radial_by_quadrature(dim, k)
+
+
+class CosineReference:
+    """Tail integrals of the density of u = artanh(-w), exp(-k t) (t (2 - t))^(m/2) du."""
+
+    def __init__(self, dim: int, k: float) -> None:
+        self.m, self.k = mp.mpf(dim - 1), mp.mpf(k)
+        root = mp.sqrt(self.m**2 + 4 * self.k**2)
+        self.mode = -mp.atanh(2 * self.k / (self.m + root))
+        self.width = mp.sqrt((self.m + root) / (2 * self.m * root))
+        self.top = self._exponent(self.mode)
+        self.far = max(20 * self.width, 160 / self.m)
+        self.total, self.first = self._integrals(self.mode - self.far, self.mode + self.far)
+
+    @staticmethod
+    def t(u: mp.mpf) -> mp.mpf:
+        return 2 / (1 + mp.exp(-2 * u))
+
+    def _exponent(self, u: mp.mpf) -> mp.mpf:
+        t = self.t(u)
+        return self.m / 2 * mp.log(t * (2 / (1 + mp.exp(2 * u)))) - self.k * t
+
+    def density(self, u: mp.mpf) -> mp.mpf:
+        return mp.exp(self._exponent(u) - self.top)
+
+    def _integrals(
+        self, low: mp.mpf, high: mp.mpf, unit: mp.mpf | None = None
+    ) -> tuple[mp.mpf, mp.mpf]:
+        """Of the density and of t times it, in units of the density at ``unit`` or the mode."""
+        base = self.top if unit is None else self._exponent(unit)
+        inner = (self.mode + j * self.width for j in (-16, -8, -4, -2, 0, 2, 4, 8, 16))
+        points = [low, *(u for u in inner if low < u < high), high]
+        mass = mp.quad(lambda u: mp.exp(self._exponent(u) - base), points)
+        return mass, mp.quad(lambda u: mp.exp(self._exponent(u) - base) * self.t(u), points)
+
+    def score_and_rate(self, u: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+        """Normal score of P(U <= u), and d artanh(w)/dk at that quantile."""
+        side = -1 if u < self.mode else 1
+        ends = (self.mode - self.far, u) if side < 0 else (u, self.mode + self.far)
+        mass, first = self._integrals(*ends, unit=u)
+        tail = mass * self.density(u) / self.total
+        start = mp.sqrt(2 * abs(mp.log(tail))) * mp.mpf("0.8") if tail < 0.5 else mp.mpf(0)
+        score = mp.findroot(lambda x: mp.log(mp.ncdf(-x)) - mp.log(tail), start)
+        # The integral of t - E t over the tail above, or minus that below.
+        return side * score, side * (first - mass * self.first / self.total)
+
+    def errors(self, zeta: float, t: float, rate: float, eps: float) -> tuple[mp.mpf, mp.mpf]:
+        """Errors of the normal score and (relative) of the rate, beyond the rounding of t itself.
+
+        An ulp of t moves the score by the density times eps / (2 - t) in u; the rate belongs to the
+        exact quantile and moves over the scale 2 - t.
+        """
+        u = mp.log(mp.mpf(t) / (2 - mp.mpf(t))) / 2
+        score, true_rate = self.score_and_rate(u)
+        slope = self.density(u) / self.total * mp.sqrt(2 * mp.pi) * mp.exp(score**2 / 2)
+        rounding = mp.mpf(eps) / (2 - mp.mpf(t))
+        return (
+            max(mp.mpf(0), abs(score - mp.mpf(zeta)) - rounding * slope),
+            max(mp.mpf(0), abs(rate / true_rate - 1) - rounding),
+        )
+
+
+@functools.cache
+def cosine_reference(dim: int, k: float) -> CosineReference:
+    return CosineReference(dim, k)

@@ -226,57 +226,65 @@ def _in_blocks(function: _Quantity, tensors: tuple[Tensor, ...], dim: float) -> 
 
 
 def _with_derivative(*partial_derivatives: _Quantity) -> Callable[[_Quantity], _Quantity]:
-    """Makes an elementwise formula a differentiable function of its tensors.
+    """Makes an elementwise formula of one or two tensors a differentiable function of them.
 
     Dynamo refuses an autograd.Function with a jvp, which torch.func needs: hence two, one of them
-    for tracing. The rule for vmap is static since the formula works element by element.
+    for tracing. Nor does it bind ``*args`` of a forward within a backward: hence y, which may be
+    None. The rule for vmap is static since the formula works element by element.
     """
+
+    def given(x: Any, y: Any) -> tuple[Any, ...]:
+        return (x,) if len(partial_derivatives) == 1 else (x, y)
+
+    def slots(*tensors: Tensor) -> tuple[Tensor, Tensor | None]:
+        first, *second = torch.broadcast_tensors(*tensors)
+        return first, second[0] if second else None
 
     def decorate(value: _Quantity) -> _Quantity:
         class Traced(torch.autograd.Function):
             @staticmethod
-            def forward(dim: float, *tensors: Tensor) -> Tensor:
-                return _in_blocks(value, tensors, dim)
+            def forward(dim: float, x: Tensor, y: Tensor | None) -> Tensor:
+                return _in_blocks(value, given(x, y), dim)
 
             @staticmethod
             def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-                ctx.dim, *tensors = inputs
-                ctx.save_for_backward(*tensors)
-                ctx.save_for_forward(*tensors)
+                ctx.dim, x, y = inputs
+                ctx.save_for_backward(*given(x, y))
+                ctx.save_for_forward(*given(x, y))
 
             @staticmethod
             def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-                needed = zip(partial_derivatives, ctx.needs_input_grad[1:], strict=True)
-                return None, *(
-                    grad * partial(*ctx.saved_tensors, ctx.dim) if need else None
-                    for partial, need in needed
-                )
+                grads: list[Tensor | None] = [None, None, None]
+                for i, partial in enumerate(partial_derivatives, start=1):
+                    if ctx.needs_input_grad[i]:
+                        grads[i] = grad * partial(*ctx.saved_tensors, ctx.dim)
+                return tuple(grads)
 
         class Eager(Traced):
             @staticmethod
             def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
                 terms = [
                     tangent * partial(*ctx.saved_tensors, ctx.dim)
-                    for partial, tangent in zip(partial_derivatives, tangents, strict=True)
+                    for partial, tangent in zip(partial_derivatives, tangents, strict=False)
                     if tangent is not None
                 ]
-                return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
+                return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
             @staticmethod
             def vmap(
-                info: Any, in_dims: tuple[int | None, ...], dim: float, *tensors: Tensor
+                info: Any, in_dims: tuple[int | None, ...], dim: float, x: Tensor, y: Tensor | None
             ) -> tuple[Tensor, int]:
                 leading = (
                     tensor.unsqueeze(0) if axis is None else tensor.movedim(axis, 0)
-                    for tensor, axis in zip(tensors, in_dims[1:], strict=True)
+                    for tensor, axis in zip(given(x, y), in_dims[1:], strict=False)
                 )
-                return Eager.apply(dim, *torch.broadcast_tensors(*leading)), 0
+                return Eager.apply(dim, *slots(*leading)), 0
 
         @functools.wraps(value)
         def function(*arguments: Any) -> Tensor:
             *tensors, dim = arguments
             cls = Traced if torch.compiler.is_compiling() else Eager
-            return cls.apply(dim, *torch.broadcast_tensors(*tensors))
+            return cls.apply(dim, *slots(*tensors))
 
         return function
 

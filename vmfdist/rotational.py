@@ -49,8 +49,8 @@ def _lift(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transpor
     cosine = 1 - t
     sine = torch.sqrt(t * (2 - t))
     if dim > _EXPLICIT_DIM:
-        rest = torch.linalg.vector_norm(noise, dim=-1).square_().addcmul_(zeta, zeta, value=-1)
-        scale = sine / rest.sqrt_()
+        squared = torch.linalg.vector_norm(noise, dim=-1).square()
+        scale = sine / torch.addcmul(squared, zeta, zeta, value=-1).sqrt()
         x = noise * scale.unsqueeze(-1)
         return x.addcmul_((cosine - scale * zeta).unsqueeze(-1), loc), cosine, rate
     if dim == 2:  # the tangent space is a line: no rounding can tilt it
