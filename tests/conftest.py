@@ -19,7 +19,11 @@ settings.load_profile("vmfdist")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # torch's own forward-mode differentiation scripts its decompositions on first use.
+    # Of torch about itself: forward-mode differentiation scripts its decompositions on first use,
+    # and Dynamo instantiates each autograd.Function that it traces.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:.*should not be instantiated:DeprecationWarning"
+    )
     config.addinivalue_line("filterwarnings", "ignore:.*torch.jit.script:DeprecationWarning")
 
 

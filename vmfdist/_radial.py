@@ -497,7 +497,7 @@ class _Pair:
         self.s1, self.s2 = _hypotenuse(k1, c), _hypotenuse(k2, c)
         self.sine1, self.sine2 = k1 / self.s1, k2 / self.s2
         self.p1, self.p2 = c / self.s1, c / self.s2
-        self.rise = self.delta * ((k1 + k2) / (self.s1 + self.s2))
+        self.rise = self.delta * ((k1 / 2 + k2 / 2) / (self.s1 / 2 + self.s2 / 2))
         # s1 s2 - k1 k2 - c^2 = c^2 delta^2 / (s1 s2 + k1 k2 + c^2), here over s1 s2.
         cosine_sum = 1 + self.sine1 * self.sine2 + self.p1 * self.p2
         self.gap = (self.p1 * self.delta) * (self.p2 * self.delta) / cosine_sum
@@ -541,7 +541,7 @@ def bregman_divergence(k1: Tensor, k2: Tensor, dim: float) -> Tensor:
     leading = lam * _minus_log1p(pair.rise / w1, w2 / w1) + pair.gap / w1
     e = _CorrectionPair(f1, f2, dim)
     # p2 - p1 - p'(k1) (k2 - k1) = c (k1 delta rise - s1 gap) / (s1^3 s2)
-    bend = e.p1 * ((e.sine1 * e.delta) * (e.rise / e.s1) - e.gap / e.s1) / e.s2
+    bend = e.p1 * (e.sine1 * (e.delta / e.s2) * (e.rise / e.s1) - e.gap / e.s1 / e.s2)
     correction = 2 * e.slope1 * bend + e.dx * e.dx * e.second112
     excess = torch.where(k1 == k2, 0.0, (k1 - f1) + (k2 - f2))
     return leading + correction + excess
@@ -564,6 +564,6 @@ def mean_resultant_length_difference(k1: Tensor, k2: Tensor, dim: float) -> Tens
     e = _CorrectionPair(k1, k2, dim)
     slope_change = e.dx * (e.second112 + e.second122)
     x_prime2 = -2 * e.p2 * e.sine2 / e.s2
-    square = (e.delta / e.s1) * ((k1 + k2) / e.s1)  # 1/s2^2 - 1/s1^2 is minus this over s2^2
+    square = (e.delta / e.s1) * (e.sine1 + k2 / e.s1)  # 1/s2^2 - 1/s1^2 is minus this over s2^2
     x_prime_change = -2 * e.p2 * (e.turn - e.sine1 * square) / e.s2
     return leading + slope_change * x_prime2 + e.slope1 * x_prime_change

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, ClassVar, Self
@@ -70,7 +71,7 @@ class HypersphericalUniform(TorchDistribution):
     ) -> None:
         if not isinstance(dim, Real) or isinstance(dim, bool):
             raise TypeError(f"dim must be an integer, got {type(dim).__name__}")
-        if dim != int(dim) or dim < 2:
+        if not 2 <= dim < math.inf or dim != int(dim):
             raise ValueError(
                 f"dim must be an integer of at least 2, the dimension of the ambient space (3 for "
                 f"the ordinary sphere), got {dim}"

@@ -15,6 +15,7 @@ normal independent of the direction of the rest, so it is mapped to the cosine
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import torch
@@ -37,7 +38,7 @@ _EXPLICIT_DIM = 16
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a, b, dim=-1)
+    return (a * b).sum(-1)  # a matrix product would round to half precision under autocast
 
 
 def _lift(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport) -> Any:
@@ -86,9 +87,7 @@ class _Draw(torch.autograd.Function):
     def forward(
         noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # vecdot and matmul would otherwise round to half precision.
-        with torch.autocast(noise.device.type, enabled=False):
-            return _lift(noise, loc, concentration, transport)
+        return _lift(noise, loc, concentration, transport)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -152,10 +151,9 @@ class _DrawBackward(torch.autograd.Function):
     def forward(
         grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor
     ) -> tuple[Tensor, Tensor]:
-        with torch.autocast(grad.device.type, enabled=False):
-            along = _dot(grad, loc)
-            grad_loc = cosine.unsqueeze(-1) * grad - along.unsqueeze(-1) * x
-            return grad_loc, rate * (along - cosine * _dot(grad, x))
+        along = _dot(grad, loc)
+        grad_loc = cosine.unsqueeze(-1) * grad - along.unsqueeze(-1) * x
+        return grad_loc, rate * (along - cosine * _dot(grad, x))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -202,6 +200,16 @@ def _require_float(name: str, x: Tensor) -> None:
     )
 
 
+def _as_concentration(concentration: Tensor | float, loc: Tensor) -> Tensor:
+    """The concentration in the dtype of ``loc``; a number without a copy from the host."""
+    if isinstance(concentration, Tensor) and not concentration.is_complex():
+        return concentration.to(loc.dtype)
+    if isinstance(concentration, Real):
+        return torch.full((), float(concentration), dtype=loc.dtype, device=loc.device)
+    kind = getattr(concentration, "dtype", type(concentration).__name__)
+    raise TypeError(f"concentration must be a real tensor or a Python number, got {kind}")
+
+
 def check_on_sphere(name: str, x: Tensor) -> None:
     """Raises ValueError where a row of ``x`` is not a unit vector to the precision of its dtype."""
     if torch._is_all_true(constraints.sphere.check(x)):
@@ -244,10 +252,7 @@ class RotationallySymmetric(TorchDistribution):
                 "loc must hold unit vectors with at least two entries along its last dimension, "
                 f"got shape {tuple(loc.shape)}"
             )
-        if isinstance(concentration, Tensor):
-            concentration = concentration.to(loc.dtype)
-        else:
-            concentration = torch.full((), concentration, dtype=loc.dtype, device=loc.device)
+        concentration = _as_concentration(concentration, loc)
         try:
             batch_shape = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
         except RuntimeError as error:

@@ -1,0 +1,402 @@
+# What every distribution must do; the table of distributions is in cases.py.
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+from collections.abc import Iterator
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.distributions import Distribution
+
+from cases import CASES, Case, assert_mean, cases_of_dim
+
+SAMPLE_SHAPES = [
+    pytest.param((), id="one"),
+    pytest.param((5,), id="five"),
+    pytest.param((3, 2), id="three-by-two"),
+]
+every_case = pytest.mark.parametrize("case", CASES)
+cases_with_parameters = pytest.mark.parametrize(
+    "case", [param for param in CASES if param.values[0].law.arg_constraints]
+)
+cases_with_batch = pytest.mark.parametrize(
+    "case", [param for param in CASES if param.values[0].batch_shape]
+)
+
+
+def parameters(law: Distribution) -> dict[str, Tensor]:
+    return {name: getattr(law, name) for name in law.arg_constraints}
+
+
+@pytest.fixture
+def default_validation() -> Iterator[None]:
+    before = Distribution._validate_args
+    yield
+    Distribution.set_default_validate_args(before)
+
+
+# Shapes, dtype, device
+
+
+@every_case
+def test_shapes_of_the_law(case: Case, dtype: torch.dtype) -> None:
+    law = case.build(dtype)
+    assert law.batch_shape == case.batch_shape
+    assert isinstance(law.batch_shape, torch.Size)
+    assert law.event_shape == (case.dim,)
+    assert law.dim == case.dim
+    assert law.event_dim == 1
+    for name in ("mean", "variance", "stddev"):
+        value = getattr(law, name)
+        assert value.shape == (*case.batch_shape, case.dim), name
+        assert value.dtype == dtype, name
+    for value in (law.entropy(), law.mean_resultant_length):
+        assert value.shape == case.batch_shape
+        assert value.dtype == dtype
+    torch.testing.assert_close(law.stddev.square(), law.variance)
+
+
+@every_case
+@pytest.mark.parametrize("sample_shape", SAMPLE_SHAPES)
+def test_shapes_of_draws(case: Case, dtype: torch.dtype, sample_shape: tuple[int, ...]) -> None:
+    law = case.build(dtype)
+    for draws in (
+        law.sample(sample_shape),
+        law.rsample(torch.Size(sample_shape)),
+        law(sample_shape),  # as pyro.sample calls it
+    ):
+        assert draws.shape == (*sample_shape, *case.batch_shape, case.dim)
+        assert draws.dtype == dtype
+        log_prob = law.log_prob(draws)
+        assert log_prob.shape == sample_shape + case.batch_shape
+        assert log_prob.dtype == dtype
+        assert log_prob.isfinite().all()
+        assert law.support.check(draws).all()
+    assert law.shape(sample_shape) == draws.shape
+
+
+@every_case
+def test_log_prob_broadcasts_its_value(case: Case) -> None:
+    law = case.build()
+    value = case.build().expand((2, 1, *case.batch_shape)).sample()
+    together = law.log_prob(value)
+    assert together.shape == (2, 1, *case.batch_shape)
+    single = value[(0,) * (value.dim() - 1)]
+    assert law.log_prob(single).shape == case.batch_shape
+    # each entry is what it would be on its own
+    spread = value.expand(2, 3, *case.batch_shape, case.dim)
+    torch.testing.assert_close(
+        law.log_prob(spread), together.expand(2, 3, *case.batch_shape), rtol=0, atol=0
+    )
+
+
+@cases_with_parameters
+def test_batch_entries_are_laws_of_their_own(case: Case) -> None:
+    law = case.build()
+    value = law.sample()
+    whole = law.log_prob(value)
+    for index in np.ndindex(case.batch_shape):
+        own = {name: p[index] for name, p in parameters(law).items()}
+        alone = case.law(**own)
+        assert alone.batch_shape == ()
+        torch.testing.assert_close(alone.log_prob(value[index]), whole[index])
+        torch.testing.assert_close(alone.mean, law.mean[index])
+        torch.testing.assert_close(alone.entropy(), law.entropy()[index])
+
+
+@every_case
+def test_device_is_kept(case: Case) -> None:
+    # The meta device holds no values: whatever waits for one raises.
+    arguments = case.arguments(torch.float32)
+    for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            arguments[name] = value.to("meta")
+    if not case.law.arg_constraints:
+        arguments["device"] = "meta"
+    law = case.law(**arguments, validate_args=False)
+    draws = law.rsample((2,))
+    for value in (law.mean, law.variance, law.entropy(), draws, law.log_prob(draws)):
+        assert value.device.type == "meta"
+
+
+@cases_with_parameters
+def test_infer_shapes(case: Case) -> None:
+    shapes = {
+        name: value.shape if isinstance(value, Tensor) else ()
+        for name, value in case.arguments(torch.float64).items()
+    }
+    batch_shape, event_shape = case.law.infer_shapes(**shapes)
+    law = case.build()
+    assert (batch_shape, event_shape) == (law.batch_shape, law.event_shape)
+    assert isinstance(batch_shape, torch.Size)
+    assert isinstance(event_shape, torch.Size)
+
+
+# Expansion and Pyro's wrappers
+
+
+@every_case
+def test_expand(case: Case, dtype: torch.dtype) -> None:
+    law = case.build(dtype)
+    larger = law.expand((5, *case.batch_shape))
+    assert type(larger) is case.law
+    assert larger.batch_shape == (5, *case.batch_shape)
+    assert larger.event_shape == law.event_shape
+    assert larger.sample((2,)).shape == (2, 5, *case.batch_shape, case.dim)
+    assert larger.sample().dtype == dtype
+    for name, value in parameters(law).items():
+        expanded = getattr(larger, name)
+        assert expanded.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
+        assert torch.equal(expanded, value.expand_as(expanded))
+    value = law.sample()
+    torch.testing.assert_close(
+        larger.log_prob(value),
+        law.log_prob(value).expand(larger.batch_shape),
+        rtol=0,
+        atol=0,
+    )
+    torch.testing.assert_close(larger.entropy(), law.entropy().expand(larger.batch_shape))
+    torch.testing.assert_close(larger.mean, law.mean.expand_as(larger.mean))
+    torch.testing.assert_close(larger.variance, law.variance.expand_as(larger.variance))
+
+
+@cases_with_batch
+def test_expand_refuses_what_does_not_broadcast(case: Case) -> None:
+    with pytest.raises(RuntimeError):
+        case.build().expand((*case.batch_shape[:-1], case.batch_shape[-1] + 1))
+
+
+@every_case
+@pytest.mark.parametrize("validate", [True, False])
+def test_expand_keeps_whether_it_validates(case: Case, validate: bool) -> None:
+    law = case.build(validate_args=validate).expand((2, *case.batch_shape))
+    off_sphere = torch.full((case.dim,), 2.0, dtype=torch.float64)
+    if validate:
+        with pytest.raises(ValueError, match="unit"):
+            law.log_prob(off_sphere)
+    else:
+        assert law.log_prob(off_sphere).shape == law.batch_shape
+
+
+@every_case
+def test_expand_of_a_subclass_keeps_its_class(case: Case) -> None:
+    class Special(case.law):  # type: ignore[name-defined, misc]
+        pass
+
+    law = Special(**case.arguments(torch.float32))
+    assert type(law.expand((2, *case.batch_shape))) is Special
+
+
+@every_case
+def test_pyro_wrappers(case: Case) -> None:
+    law = case.build()
+    by = law.expand_by((6,))
+    assert type(by) is case.law
+    assert by.batch_shape == (6, *case.batch_shape)
+    joint = by.to_event()
+    assert joint.batch_shape == ()
+    assert joint.event_shape == (6, *case.batch_shape, case.dim)
+    value = joint.sample()
+    torch.testing.assert_close(joint.log_prob(value), by.log_prob(value).sum())
+    partial = by.to_event(1)
+    assert partial.event_dim == 2
+    keep = torch.arange(6) % 2 == 0
+    keep = keep.reshape(6, *(1,) * len(case.batch_shape)).expand(by.batch_shape)
+    masked = by.mask(keep)
+    expected = torch.where(keep, by.log_prob(value), 0.0)
+    torch.testing.assert_close(masked.log_prob(value), expected, rtol=0, atol=0)
+    assert (by.mask(False).log_prob(value) == 0).all()
+    assert isinstance(law, dist.TorchDistribution)
+
+
+# Copies
+
+
+@every_case
+@pytest.mark.parametrize("how", ["pickle", "deepcopy", "copy", "torch.save"])
+def test_copies(case: Case, dtype: torch.dtype, how: str) -> None:
+    law = case.build(dtype, validate_args=False)
+    if how == "pickle":
+        twin = pickle.loads(pickle.dumps(law))
+    elif how == "deepcopy":
+        twin = copy.deepcopy(law)
+    elif how == "copy":
+        twin = copy.copy(law)
+    else:
+        buffer = io.BytesIO()
+        torch.save(law, buffer)
+        buffer.seek(0)
+        twin = torch.load(buffer, weights_only=False)
+    assert type(twin) is case.law
+    assert twin._validate_args is False
+    assert (twin.batch_shape, twin.event_shape) == (law.batch_shape, law.event_shape)
+    for name, value in parameters(law).items():
+        assert torch.equal(getattr(twin, name), value)
+        assert getattr(twin, name).dtype == dtype
+    value = law.sample((2,))
+    assert torch.equal(twin.log_prob(value), law.log_prob(value))
+    torch.manual_seed(1)
+    first = law.sample((2,))
+    torch.manual_seed(1)
+    assert torch.equal(twin.sample((2,)), first)
+    assert first.dtype == dtype
+
+
+@every_case
+def test_repr(case: Case) -> None:
+    text = repr(case.build())
+    assert text.startswith(f"{case.law.__name__}(")
+    assert str(case.dim) in text
+    for name in case.law.arg_constraints:
+        assert f"{name}: " in text
+
+
+# Draws
+
+
+@every_case
+def test_seed_reproduces_draws(case: Case, dtype: torch.dtype) -> None:
+    law = case.build(dtype)
+    torch.manual_seed(3)
+    first, second = law.rsample((4,)), law.rsample((4,))
+    torch.manual_seed(3)
+    assert torch.equal(law.sample((4,)), first)  # sample and rsample are the same law and stream
+    assert torch.equal(law.sample((4,)), second)
+    assert not torch.equal(first, second)
+    # all draws and batch entries have noise of their own
+    rows = law.sample((50,)).reshape(-1, case.dim)
+    assert rows.unique(dim=0).shape == rows.shape
+
+
+@every_case
+def test_gradient_of_draws(case: Case, dtype: torch.dtype) -> None:
+    arguments = {
+        name: value.clone().requires_grad_() if isinstance(value, Tensor) else value
+        for name, value in case.arguments(dtype).items()
+    }
+    law = case.law(**arguments)
+    assert not law.sample((2,)).requires_grad
+    draws = law.rsample((2,))
+    assert law.has_rsample
+    leaves = {name: a for name, a in arguments.items() if isinstance(a, Tensor)}
+    assert draws.requires_grad is bool(leaves)
+    for name, leaf in leaves.items():
+        (grad,) = torch.autograd.grad(draws[..., 0].sum(), leaf, retain_graph=True)
+        assert grad.shape == leaf.shape, name
+        assert grad.dtype == dtype, name
+        assert grad.isfinite().all(), name
+        assert (grad != 0).any(), name
+
+
+@every_case
+def test_moments_of_draws(case: Case) -> None:
+    law = case.build()
+    draws = law.sample((2000,))
+    assert_mean(draws, law.mean)
+    assert_mean((draws - law.mean).square(), law.variance)
+    # The variances of all coordinates sum to 1 - |mean|^2 since |x| = 1.
+    torch.testing.assert_close(law.variance.sum(-1), 1 - law.mean.square().sum(-1))
+    torch.testing.assert_close(
+        torch.linalg.vector_norm(law.mean, dim=-1), law.mean_resultant_length.double()
+    )
+
+
+@every_case
+def test_entropy_is_minus_the_mean_log_density(case: Case) -> None:
+    law = case.build()
+    assert_mean(-law.log_prob(law.sample((2000,))), law.entropy())
+
+
+# The density
+
+
+def nodes_on_sphere(dim: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights that integrate densities as narrow as at a concentration of 1e4."""
+    n = 800
+    angle = 2 * math.pi * (torch.arange(n, dtype=torch.float64) + 0.3) / n
+    circle = torch.stack((angle.cos(), angle.sin()), -1)
+    if dim == 2:
+        return circle, torch.full((n,), 2 * math.pi / n, dtype=torch.float64)
+    z, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(n // 2))
+    across = torch.sqrt(1 - z * z)
+    nodes = torch.cat(
+        (
+            across[:, None, None] * circle,
+            z[:, None, None].expand(n // 2, n, 1),
+        ),
+        -1,
+    )
+    return nodes.reshape(-1, 3), (weight * (2 * math.pi / n)).repeat_interleave(n)
+
+
+@pytest.mark.parametrize("case", cases_of_dim(2, 3))
+def test_density_integrates_to_one(case: Case) -> None:
+    law = case.build(validate_args=False)
+    nodes, weights = nodes_on_sphere(case.dim)
+    nodes = nodes.reshape(-1, *(1,) * len(case.batch_shape), case.dim)
+    density = law.log_prob(nodes).exp()
+    total = torch.tensordot(weights, density, dims=1)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-10)
+    # ... and has the mean that the law states
+    mean = torch.tensordot(weights, density.unsqueeze(-1) * nodes, dims=1)
+    torch.testing.assert_close(mean, law.mean, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", cases_of_dim(4, 5))
+def test_density_integrates_to_one_by_importance_sampling(case: Case) -> None:
+    law = case.build()
+    noise = torch.randn(100_000, case.dim, dtype=torch.float64)
+    uniform = torch.nn.functional.normalize(noise, dim=-1)
+    area = 2 * math.pi ** (case.dim / 2) / math.gamma(case.dim / 2)
+    values = uniform.reshape(-1, *(1,) * len(case.batch_shape), case.dim)
+    assert_mean(law.log_prob(values).exp() * area, 1.0)
+
+
+# Validation
+
+
+@every_case
+def test_values_are_checked(case: Case, dtype: torch.dtype) -> None:
+    law = case.build(dtype, validate_args=True)
+    value = torch.full((case.dim,), 1.0, dtype=dtype)
+    with pytest.raises(ValueError, match=r"value .*unit.*normalize"):
+        law.log_prob(value)
+    with pytest.raises(ValueError, match="NaN"):
+        law.log_prob(value * math.nan)
+    with pytest.raises(ValueError, match=rf"dimension {case.dim}\b.*\({case.dim + 1},\)"):
+        law.log_prob(torch.eye(case.dim + 1, dtype=dtype)[0])
+    three = law.expand((3, *case.batch_shape))
+    two_values = law.sample().expand(2, *case.batch_shape, case.dim)
+    with pytest.raises(ValueError, match="broadcast"):
+        three.log_prob(two_values)
+
+
+@every_case
+@pytest.mark.usefixtures("default_validation")
+def test_validation_can_be_switched_off(case: Case) -> None:
+    off_sphere = torch.full((case.dim,), 2.0, dtype=torch.float64)
+    assert case.build(validate_args=False).log_prob(off_sphere).shape == case.batch_shape
+    Distribution.set_default_validate_args(False)
+    assert case.build().log_prob(off_sphere).shape == case.batch_shape
+    with pytest.raises(ValueError, match="unit"):
+        case.build(validate_args=True).log_prob(off_sphere)
+    Distribution.set_default_validate_args(True)
+    with pytest.raises(ValueError, match="unit"):
+        case.build().log_prob(off_sphere)
+
+
+@every_case
+def test_support(case: Case) -> None:
+    law = case.build()
+    assert law.support is constraints.sphere
+    assert law.support.event_dim == 1
+    for name, constraint in law.arg_constraints.items():
+        assert constraint.check(getattr(law, name)).all()
