@@ -41,8 +41,6 @@ from vmfdist._cache import cached_constant
 __all__ = ["CosineDraw", "transport"]
 
 _ROWS = 2048  # rows of a block: the nodes of one block are 0.8 MB and stay in the cache
-
-
 _SQRT_HALF = math.sqrt(0.5)
 
 

@@ -15,7 +15,7 @@ from torch.types import _size
 
 from vmfdist._cache import static
 from vmfdist._radial import log_sphere_area
-from vmfdist.rotational import validate_value
+from vmfdist.rotational import set_validation, validate_value
 
 __all__ = ["HypersphericalUniform"]
 
@@ -103,7 +103,7 @@ class HypersphericalUniform(TorchDistribution):
         super(HypersphericalUniform, new).__init__(
             torch.Size(batch_shape), self.event_shape, validate_args=False
         )
-        new._validate_args = self._validate_args
+        set_validation(new, self.__dict__.get("_validate_args"))
         return new
 
     def _full(self, shape: torch.Size, value: float) -> Tensor:

@@ -27,7 +27,7 @@ from torch.types import _size
 from vmfdist._cache import static
 from vmfdist.cosine import CosineDraw
 
-__all__ = ["RotationallySymmetric", "check_on_sphere", "draw"]
+__all__ = ["RotationallySymmetric", "draw", "set_validation", "validate_value"]
 
 #: (zeta, concentration, dim) -> the cosine and its rate of change with the concentration.
 Transport = Callable[[Tensor, Tensor, int], CosineDraw]
@@ -210,7 +210,7 @@ def _as_concentration(concentration: Tensor | float, loc: Tensor) -> Tensor:
     raise TypeError(f"concentration must be a real tensor or a Python number, got {kind}")
 
 
-def check_on_sphere(name: str, x: Tensor) -> None:
+def _check_on_sphere(name: str, x: Tensor) -> None:
     """Raises ValueError where a row of ``x`` is not a unit vector to the precision of its dtype."""
     if torch._is_all_true(constraints.sphere.check(x)):
         return
@@ -264,7 +264,7 @@ class RotationallySymmetric(TorchDistribution):
         self.loc = loc.expand(batch_shape + loc.shape[-1:])
         self.concentration = concentration.expand(batch_shape)
         if self._validate_args if validate_args is None else validate_args:
-            check_on_sphere("loc", loc)
+            _check_on_sphere("loc", loc)
             if not torch._is_all_true(concentration >= 0):
                 raise ValueError(
                     "concentration must be nonnegative, got values between "
@@ -272,12 +272,7 @@ class RotationallySymmetric(TorchDistribution):
                 )
         # The constraints are checked above, with messages that say what to do.
         super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
-        self._set_validation(validate_args)
-
-    def _set_validation(self, validate_args: bool | None) -> None:
-        del self._validate_args  # back to the default of the class
-        if validate_args is not None:
-            self._validate_args = validate_args
+        set_validation(self, validate_args)
 
     @staticmethod
     def infer_shapes(  # type: ignore[override]  # static, as Pyro's own are
@@ -296,7 +291,7 @@ class RotationallySymmetric(TorchDistribution):
         super(RotationallySymmetric, new).__init__(
             batch_shape, self.event_shape, validate_args=False
         )
-        new._set_validation(self.__dict__.get("_validate_args"))
+        set_validation(new, self.__dict__.get("_validate_args"))
         return new
 
     @property
@@ -341,6 +336,13 @@ class RotationallySymmetric(TorchDistribution):
         validate_value(value, self.batch_shape, self.dim)
 
 
+def set_validation(law: TorchDistribution, validate_args: bool | None) -> None:
+    """Makes a law check its values or not, or follow torch's default where None is given."""
+    law.__dict__.pop("_validate_args", None)
+    if validate_args is not None:
+        law._validate_args = validate_args
+
+
 def validate_value(value: Tensor, batch_shape: torch.Size, dim: int) -> None:
     """Raises unless ``value`` holds unit vectors of the dimension and fits the batch shape."""
     if not isinstance(value, Tensor):
@@ -358,4 +360,4 @@ def validate_value(value: Tensor, batch_shape: torch.Size, dim: int) -> None:
             f"value of shape {tuple(value.shape)} does not broadcast with the batch shape "
             f"{tuple(batch_shape)} and dimension {dim}"
         ) from error
-    check_on_sphere("value", value)
+    _check_on_sphere("value", value)

@@ -75,6 +75,8 @@ class VonMisesFisher(RotationallySymmetric):
 
         Formed as :math:`\log f(\mu) - \kappa |x - \mu|^2 / 2`, which loses nothing near ``loc``
         at high concentration, where :math:`\kappa \langle x, \mu\rangle` and :math:`\kappa` cancel.
+        Gradients in ``value`` and ``loc`` are those of this form; along the sphere they are those
+        of the other.
 
         Args:
             value: unit vectors of shape (..., d) that broadcast with the batch shape.
