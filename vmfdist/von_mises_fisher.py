@@ -29,8 +29,9 @@ class VonMisesFisher(RotationallySymmetric):
 
     Everything is computed in the dtype of ``loc``, float32 or float64 alike, for every dimension
     and concentration without special cases; see the accuracy page for the errors in units of the
-    last place. Lower precisions are refused: a bfloat16 direction is not a unit vector. Under
-    autocast give float32, as ``torch.nn.functional.normalize`` returns there.
+    last place. Lower precisions are refused: a bfloat16 direction is not a unit vector. What comes
+    out of a network under autocast is converted first and normalised then,
+    ``torch.nn.functional.normalize(x.float(), dim=-1)``.
 
     Shapes:
         ``loc`` has shape (..., d), ``concentration`` (...); they broadcast like the parameters of
