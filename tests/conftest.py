@@ -18,15 +18,6 @@ settings.register_profile(
 settings.load_profile("vmfdist")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # Of torch about itself: forward-mode differentiation scripts its decompositions on first use,
-    # and Dynamo instantiates each autograd.Function that it traces.
-    config.addinivalue_line(
-        "filterwarnings", "ignore:.*should not be instantiated:DeprecationWarning"
-    )
-    config.addinivalue_line("filterwarnings", "ignore:.*torch.jit.script:DeprecationWarning")
-
-
 @pytest.fixture(autouse=True)
 def reproducible() -> Iterator[None]:
     """A fixed seed, an empty parameter store, and one thread, each test on its own.
