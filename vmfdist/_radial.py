@@ -206,8 +206,8 @@ def _coefficients(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...
 # Evaluation
 # --------------------------------------------------------------------------------------------------
 
-# On the CPU in eager mode a large tensor goes through in blocks that stay in the cache: whole, the
-# fifty passes over memory took four to eight times as long.
+# On the CPU in eager mode a large tensor goes through in blocks that stay in the cache, since a
+# series takes dozens of passes over its memory.
 _BLOCK = 1 << 15
 
 
@@ -313,6 +313,10 @@ class _Geometry:
         self.p = scale / root
         self.q = self.k * (self.k / (root + scale)) / root  # 1 - p
 
+    @property
+    def x(self) -> Tensor:
+        return self.k * (self.k / (self.s + self.mu))  # s - mu
+
     def series(self, name: str) -> Tensor:
         return clenshaw(_coefficients(self.dim, name, self.k.dtype), 2 * self.p - 1)
 
@@ -321,7 +325,7 @@ class _Geometry:
 def log_partition(k: Tensor, dim: float) -> Tensor:
     """Phi = x - lam log1p(x/d) + q e, with x = s - mu."""
     g = _Geometry(k, dim)
-    x = g.k * (g.k / (g.s + g.mu))
+    x = g.x
     return x - g.lam * torch.log1p(x / dim) + g.q * g.series("partition") + g.excess
 
 
@@ -375,7 +379,7 @@ def _curvature(k: Tensor, dim: float) -> Tensor:
 def kl_to_uniform(k: Tensor, dim: float) -> Tensor:
     """k A - Phi = lam log1p(x/d) + x/w + q f, all terms positive."""
     g = _Geometry(k, dim)
-    x = g.k * (g.k / (g.s + g.mu))
+    x = g.x
     return g.lam * torch.log1p(x / dim) + x / g.w + g.q * g.series("divergence") + g.excess
 
 
@@ -386,7 +390,7 @@ def log_density_at_mode(k: Tensor, dim: float) -> Tensor:
     lam log(w / 2 pi) - h - q e + 1/2 - log(2)/2 + delta(d/2), delta Stirling's remainder.
     """
     g = _Geometry(k, dim)
-    x = g.k * (g.k / (g.s + g.mu))
+    x = g.x
     correction = g.q * g.series("partition_absolute")
     phi = x - g.lam * torch.log1p(x / dim) + correction
     constant = 0.5 - 0.5 * math.log(2) + _stirling_remainder(dim)
@@ -493,7 +497,7 @@ class _Pair:
     """
 
     def __init__(self, k1: Tensor, k2: Tensor, c: float) -> None:
-        self.k1, self.k2, self.delta = k1, k2, k2 - k1
+        self.delta = k2 - k1
         self.s1, self.s2 = _hypotenuse(k1, c), _hypotenuse(k2, c)
         self.sine1, self.sine2 = k1 / self.s1, k2 / self.s2
         self.p1, self.p2 = c / self.s1, c / self.s2
@@ -513,10 +517,13 @@ class _CorrectionPair(_Pair):
         super().__init__(k1, k2, _stretch(dim) * (dim + 1) / 2)
         coefficients = _coefficients(dim, "bregman", k1.dtype)
         x1, x2 = 2 * self.p1 - 1, 2 * self.p2 - 1
+        self._swapped = coefficients, x2, x1
         self.dx = -2 * self.p1 * (self.rise / self.s2)  # x2 - x1
         first, self.second112 = divided_differences(coefficients, x1, x2)
-        _, self.second122 = divided_differences(coefficients, x2, x1)
         self.slope1 = first - self.dx * self.second112  # E'(x1)
+
+    def second122(self) -> Tensor:
+        return divided_differences(*self._swapped)[1]
 
 
 def _finite(k1: Tensor, k2: Tensor) -> tuple[Tensor, Tensor]:
@@ -562,7 +569,7 @@ def mean_resultant_length_difference(k1: Tensor, k2: Tensor, dim: float) -> Tens
     pair = _Pair(k1, k2, mu)
     leading = pair.delta / (lam + pair.s1) * ((lam + pair.inner) / (lam + pair.s2))
     e = _CorrectionPair(k1, k2, dim)
-    slope_change = e.dx * (e.second112 + e.second122)
+    slope_change = e.dx * (e.second112 + e.second122())
     x_prime2 = -2 * e.p2 * e.sine2 / e.s2
     square = (e.delta / e.s1) * (e.sine1 + k2 / e.s1)  # 1/s2^2 - 1/s1^2 is minus this over s2^2
     x_prime_change = -2 * e.p2 * (e.turn - e.sine1 * square) / e.s2

@@ -192,8 +192,7 @@ def _transport(z: Tensor, k: Tensor, dim: int, effort: _Effort) -> CosineDraw:
         return t, rest, near, far
 
     # log density of theta at t = 0 per sin^(m-1): normaliser times the area of the unit tangents.
-    log_area = _radial.log_sphere_area(m) if m > 1 else math.log(2)
-    log_scale = _radial.log_density_at_mode(k, dim) + log_area
+    log_scale = _radial.log_density_at_mode(k, dim) + _radial.log_sphere_area(m)
     for _ in range(_iterations(m)):
         t, rest, near, far = place(offset)
         v = t * rest

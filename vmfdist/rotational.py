@@ -58,7 +58,7 @@ def _lift(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transpor
         perpendicular = torch.stack((-loc[..., 1], loc[..., 0]), dim=-1)
         side = torch.where(_dot(noise, perpendicular) < 0, -sine, sine)
         return cosine.unsqueeze(-1) * loc + side.unsqueeze(-1) * perpendicular, cosine, rate
-    # Project twice: after once, 6 in 1e5 float32 draws in dimension 3 are off the sphere.
+    # Project twice: where little is left after once, its rounding tilts the draw off the sphere.
     tangent = noise - zeta.unsqueeze(-1) * loc
     tangent = tangent - _dot(tangent, loc).unsqueeze(-1) * loc
     scale = sine / torch.linalg.vector_norm(tangent, dim=-1)
