@@ -27,7 +27,7 @@ TRANSPORT = VonMisesFisher._transport
 
 
 def lift(noise: Tensor, loc: Tensor, concentration: Tensor) -> Tensor:
-    return draw(noise, loc, concentration, TRANSPORT)
+    return draw(noise.clone(), loc, concentration, TRANSPORT)  # which takes the noise's memory
 
 
 def axis(dim: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -1,14 +1,15 @@
-"""Constants that are computed once: of a dimension, a dtype, a device."""
+"""What is computed once: constants of a dimension, a dtype, a device; signatures."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-__all__ = ["cached_constant", "static"]
+__all__ = ["cached_constant", "prompt", "static"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,6 +32,20 @@ def cached_constant(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return constant
 
     return decorate
+
+
+_Function = TypeVar("_Function", bound=type[torch.autograd.Function])
+
+
+def prompt(function: _Function) -> _Function:
+    """Spares an autograd.Function the inspection of its forward's signature at every call.
+
+    :func:`inspect.signature` takes what is kept in ``__signature__`` (PEP 362); to find it anew
+    takes 40 microseconds, as much as twenty small tensor operations.
+    """
+    forward: Any = function.forward
+    forward.__signature__ = inspect.signature(forward)
+    return function
 
 
 def static(size: int) -> int:

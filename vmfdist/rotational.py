@@ -14,7 +14,8 @@ normal independent of the direction of the rest, so it is mapped to the cosine
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -24,7 +25,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.types import _size
 
-from vmfdist._cache import static
+from vmfdist._cache import prompt, static
 from vmfdist.cosine import CosineDraw
 
 __all__ = ["RotationallySymmetric", "draw", "set_validation", "validate_value"]
@@ -36,33 +37,110 @@ Transport = Callable[[Tensor, Tensor, int], CosineDraw]
 # |noise|^2 - zeta^2: then zeta^2 exceeds 40 times the rest with a probability below 1e-13 only.
 _EXPLICIT_DIM = 16
 
+# On the CPU in eager mode a large draw goes through in blocks that stay in the cache: of rows, for
+# what is formed row by row, and of numbers, for what is formed of all coordinates.
+_BLOCK_ROWS, _BLOCK_NUMBERS = 1 << 14, 1 << 18
+
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(-1)  # a matrix product would round to half precision under autocast
+    """Scalar products of rows, by no matrix product: autocast and TF32 would round it."""
+    if b.shape[-1] > 4 or a.numel() < 1 << 13:
+        return (a * b).sum(-1)
+    # A sum along so short an axis costs as much as eight products of columns.
+    (first_a, *other_a), (first_b, *other_b) = a.unbind(-1), b.unbind(-1)
+    result = first_a * first_b
+    for column_a, column_b in zip(other_a, other_b, strict=True):
+        result.addcmul_(column_a, column_b)
+    return result
 
 
-def _lift(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport) -> Any:
-    """The sample, and the cosine and its rate, which the gradient needs."""
-    dim = static(noise.shape[-1])
-    loc = loc / torch.linalg.vector_norm(loc, dim=-1, keepdim=True)
-    zeta = _dot(noise, loc)
-    t, rate = transport(zeta, concentration, dim)
-    cosine = 1 - t
-    sine = torch.sqrt(t * (2 - t))
-    if dim > _EXPLICIT_DIM:
-        squared = torch.linalg.vector_norm(noise, dim=-1).square()
-        scale = sine / torch.addcmul(squared, zeta, zeta, value=-1).sqrt()
-        x = noise * scale.unsqueeze(-1)
-        return x.addcmul_((cosine - scale * zeta).unsqueeze(-1), loc), cosine, rate
+_Rows = tuple[Tensor, ...]  # tensors with a number for each row
+
+
+def _in_blocks(function: Callable[..., _Rows], rows: int, *tensors: Tensor) -> _Rows:
+    """The function of tensors whose leading axes broadcast, in blocks of at most so many rows.
+
+    The first tensor has the full shape (..., d), the others have size 1 along axes that they share.
+    """
+    shape = tensors[0].shape[:-1]
+    if shape.numel() <= rows or torch.compiler.is_compiling() or tensors[0].device.type != "cpu":
+        return function(*tensors)
+    parts = [function(*block) for block in _blocks(rows, tensors)]
+    return tuple(
+        torch.cat([x.reshape(-1) for x in xs]).view(shape) for xs in zip(*parts, strict=True)
+    )
+
+
+def _blocks(rows: int, tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    full = tensors[0]
+    size = full.shape[:-1].numel()
+    if size <= rows:
+        yield tensors
+    elif len(full) == 1:
+        yield from _blocks(rows, tuple(tensor[0] for tensor in tensors))
+    else:
+        step = max(1, rows * len(full) // size)
+        parts = (tensor.split(step) if len(tensor) > 1 else repeat(tensor) for tensor in tensors)
+        for part in zip(*parts, strict=False):
+            yield from _blocks(rows, part)
+
+
+def _cached_rows(dim: int) -> int:
+    return max(1, _BLOCK_NUMBERS // dim)
+
+
+def _aligned(x: Tensor, rank: int) -> Tensor:
+    return x if x.dim() == rank else x.view((1,) * (rank - x.dim()) + x.shape)
+
+
+def _lift(
+    noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sample, in the memory of the noise, and the cosine and its rate for the gradient."""
+    # The detached tensor is another one to autograd; a compiled graph reuses memory by itself.
+    x = noise.clone() if torch.compiler.is_compiling() else noise.detach()
+    dim, rank = static(x.shape[-1]), x.dim()
+    rows = _cached_rows(dim)
+
+    def lift(x: Tensor, loc: Tensor, concentration: Tensor) -> _Rows:
+        zeta, lean, squared, norm = _in_blocks(_split_off_tangent, rows, x, loc)
+        t, rate = transport(zeta, concentration, dim)
+        cosine = 1.0 - t
+        scale = (cosine + 1.0).mul_(t).div_(squared).sqrt_()  # 1 + w = 2 - t is exact
+        along = torch.addcmul(cosine, scale, lean, value=-1.0).div_(norm)
+        _in_blocks(_combine, rows, x, scale, along, loc)
+        return cosine, rate
+
+    tensors = x, _aligned(loc, rank), _aligned(concentration, rank - 1)
+    cosine, rate = _in_blocks(lift, _BLOCK_ROWS, *tensors)
+    return x, cosine, rate
+
+
+def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
+    """Makes x a sum of lean times loc and a tangent vector of its direction.
+
+    Returns the component zeta that x had along loc, lean, the squared length of the tangent vector,
+    and the norm of loc, which is 1 up to rounding.
+    """
+    norm = _dot(loc, loc).sqrt_().expand(x.shape[:-1])
+    zeta = _dot(x, loc).div_(norm)
+    dim = x.shape[-1]
     if dim == 2:  # the tangent space is a line: no rounding can tilt it
         perpendicular = torch.stack((-loc[..., 1], loc[..., 0]), dim=-1)
-        side = torch.where(_dot(noise, perpendicular) < 0, -sine, sine)
-        return cosine.unsqueeze(-1) * loc + side.unsqueeze(-1) * perpendicular, cosine, rate
-    # Project twice: where little is left after once, its rounding tilts the draw off the sphere.
-    tangent = noise - zeta.unsqueeze(-1) * loc
-    tangent = tangent - _dot(tangent, loc).unsqueeze(-1) * loc
-    scale = sine / torch.linalg.vector_norm(tangent, dim=-1)
-    return scale.unsqueeze(-1) * tangent + cosine.unsqueeze(-1) * loc, cosine, rate
+        side = torch.where(_dot(x, perpendicular) < 0, -1.0, 1.0) / norm
+        x.copy_(side.unsqueeze(-1) * perpendicular)
+        return zeta, torch.zeros_like(zeta), torch.ones_like(zeta), norm
+    if dim > _EXPLICIT_DIM:
+        squared = _dot(x, x)
+        return zeta, zeta, squared.addcmul_(zeta, zeta, value=-1.0), norm
+    # Where little is left beside loc, its rounding is not small: it has a component along loc too.
+    x.addcmul_((zeta / norm).unsqueeze(-1), loc, value=-1.0)
+    return zeta, _dot(x, loc).div_(norm), _dot(x, x), norm
+
+
+def _combine(x: Tensor, scale: Tensor, along: Tensor, loc: Tensor) -> _Rows:
+    x.mul_(scale.unsqueeze(-1)).addcmul_(along.unsqueeze(-1), loc)
+    return ()
 
 
 def _batch_first(x: Tensor, axis: int | None, rank: int) -> Tensor:
@@ -76,6 +154,7 @@ def _batch_first(x: Tensor, axis: int | None, rank: int) -> Tensor:
     return x.reshape(x.shape[:1] + (1,) * (rank + 1 - x.dim()) + x.shape[1:])
 
 
+@prompt
 class _Draw(torch.autograd.Function):
     """The sample as a function of loc and concentration, with the noise held fixed.
 
@@ -100,13 +179,11 @@ class _Draw(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[None, Tensor, Tensor, None]:
         x, cosine, rate, loc = ctx.saved_tensors
-        grad_loc, grad_concentration = _DrawBackward.apply(grad, x, cosine, rate, loc)
-        return (
-            None,
-            grad_loc.sum_to_size(loc.shape),
-            grad_concentration.sum_to_size(ctx.concentration_shape),
-            None,
-        )
+        # Only where the backward pass is itself recorded can someone differentiate again.
+        recorded = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        pull_back = _DrawBackward.apply if recorded else _pull_back
+        grad_loc, grad_concentration = pull_back(grad, x, cosine, rate, loc)
+        return None, grad_loc, grad_concentration.sum_to_size(ctx.concentration_shape), None
 
     @staticmethod
     def vmap(
@@ -123,14 +200,17 @@ class _Draw(torch.autograd.Function):
                 (noise, loc, concentration), in_dims[:3], (0, 0, 1), strict=True
             )
         )
+        if in_dims[0] is None:  # randomness="same": each gets a copy
+            noise = noise.expand(info.batch_size, *noise.shape)
         return _Draw.apply(
-            _batch_first(noise, in_dims[0], rank),
+            _batch_first(noise, in_dims[0] or 0, rank).contiguous(),
             _batch_first(loc, in_dims[1], rank),
             _batch_first(concentration, in_dims[2], rank - 1),
             transport,
         ), (0, 0, 0)
 
 
+@prompt
 class _DrawBackward(torch.autograd.Function):
     r"""Vector-Jacobian product of the draw, which refuses to be differentiated again.
 
@@ -151,9 +231,7 @@ class _DrawBackward(torch.autograd.Function):
     def forward(
         grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor
     ) -> tuple[Tensor, Tensor]:
-        along = _dot(grad, loc)
-        grad_loc = cosine.unsqueeze(-1) * grad - along.unsqueeze(-1) * x
-        return grad_loc, rate * (along - cosine * _dot(grad, x))
+        return _pull_back(grad, x, cosine, rate, loc)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -173,15 +251,48 @@ class _DrawBackward(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         rank = tensors[0].dim() - (in_dims[0] is not None)
         ranks = (rank, rank, rank - 1, rank - 1, rank)
-        aligned = map(_batch_first, tensors, in_dims, ranks)
-        return _DrawBackward.apply(*aligned), (0, 0)
+        grad, *others, loc = map(_batch_first, tensors, in_dims, ranks)
+        if in_dims[0] is None:
+            grad = grad.expand(info.batch_size, *grad.shape)
+        # Each of the batch has a gradient of its own in a loc that they share.
+        own = loc.expand(info.batch_size, *_aligned(loc, rank + 1).shape[1:])
+        grad_loc, grad_concentration = _DrawBackward.apply(grad, *others, own)
+        shape = loc.shape if in_dims[4] is None else loc.shape[1:]
+        return (grad_loc.view(info.batch_size, *shape), grad_concentration), (0, 0)
+
+
+def _pull_back(
+    grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients in loc, of its shape, and in the concentration, for each row."""
+    rank = grad.dim()
+    grad_loc = (torch.empty_like if loc.shape == grad.shape else torch.zeros_like)(loc)
+    x, cosine, rate = _aligned(x, rank), _aligned(cosine, rank - 1), _aligned(rate, rank - 1)
+    tensors = grad, x, cosine, rate, _aligned(loc, rank), _aligned(grad_loc, rank)
+    (grad_concentration,) = _in_blocks(_pull_back_rows, _cached_rows(grad.shape[-1]), *tensors)
+    return grad_loc, grad_concentration
+
+
+def _pull_back_rows(
+    grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor, grad_loc: Tensor
+) -> _Rows:
+    """Writes the gradient in loc, or adds to it where loc is shared; returns that in k."""
+    along = _dot(grad, loc)
+    if grad_loc.shape == grad.shape:
+        torch.mul(grad, cosine.unsqueeze(-1), out=grad_loc)
+        grad_loc.addcmul_(along.unsqueeze(-1), x, value=-1.0)
+    else:
+        rows = grad * cosine.unsqueeze(-1)
+        grad_loc += rows.addcmul_(along.unsqueeze(-1), x, value=-1.0).sum_to_size(grad_loc.shape)
+    return (torch.addcmul(along, cosine, _dot(grad, x), value=-1.0).mul_(rate),)
 
 
 def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport) -> Tensor:
     """Lifts rows of standard normal noise to the sphere; differentiable in loc and concentration.
 
     Args:
-        noise: standard normal values, of shape (..., d).
+        noise: standard normal values, of shape (..., d), contiguous; their memory becomes that of
+            the sample.
         loc: mean directions, unit vectors, of a shape that broadcasts to that of ``noise``.
         concentration: of a shape that broadcasts to ``noise.shape[:-1]``.
         transport: the law of the cosine, see :func:`vmfdist.cosine.transport`.
@@ -240,6 +351,7 @@ class RotationallySymmetric(TorchDistribution):
 
     loc: Tensor
     concentration: Tensor
+    _given: tuple[Tensor, Tensor]  # loc and concentration before they were expanded
 
     def __init__(
         self, loc: Tensor, concentration: Tensor | float, validate_args: bool | None = None
@@ -261,6 +373,7 @@ class RotationallySymmetric(TorchDistribution):
                 f"{tuple(concentration.shape)} do not broadcast: concentration must fit "
                 f"{tuple(loc.shape[:-1])}, the shape of loc without its last dimension"
             ) from error
+        self._given = loc, concentration
         self.loc = loc.expand(batch_shape + loc.shape[-1:])
         self.concentration = concentration.expand(batch_shape)
         if self._validate_args if validate_args is None else validate_args:
@@ -286,6 +399,7 @@ class RotationallySymmetric(TorchDistribution):
         """The same law with a larger batch shape, sharing memory with this one."""
         new = self._get_checked_instance(RotationallySymmetric, _instance)
         batch_shape = torch.Size(batch_shape)
+        new._given = self._given
         new.loc = self.loc.expand(batch_shape + self.event_shape)
         new.concentration = self.concentration.expand(batch_shape)
         super(RotationallySymmetric, new).__init__(
@@ -320,7 +434,7 @@ class RotationallySymmetric(TorchDistribution):
         """
         shape = self._extended_shape(sample_shape)
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        return draw(noise, self.loc, self.concentration, self._transport)
+        return draw(noise, *self._given, self._transport)
 
     @staticmethod
     def _transport(zeta: Tensor, concentration: Tensor, dim: int) -> CosineDraw:
