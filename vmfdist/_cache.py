@@ -1,15 +1,14 @@
-"""What is computed once: constants of a dimension, a dtype, a device; signatures."""
+"""Constants that are computed once: of a dimension, a dtype, a device."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
-__all__ = ["cached_constant", "prompt", "static"]
+__all__ = ["cached_constant", "static"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,20 +31,6 @@ def cached_constant(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return constant
 
     return decorate
-
-
-_Function = TypeVar("_Function", bound=type[torch.autograd.Function])
-
-
-def prompt(function: _Function) -> _Function:
-    """Spares an autograd.Function the inspection of its forward's signature at every call.
-
-    :func:`inspect.signature` takes what is kept in ``__signature__`` (PEP 362); to find it anew
-    takes 40 microseconds, as much as twenty small tensor operations.
-    """
-    forward: Any = function.forward
-    forward.__signature__ = inspect.signature(forward)
-    return function
 
 
 def static(size: int) -> int:

@@ -1,21 +1,22 @@
 """Chebyshev series on [-1, 1]: fitted once in 60-digit decimals, evaluated on tensors.
 
 The fit samples at the Chebyshev nodes of the first kind and transforms (Mason & Handscomb 2003,
-section 6.3); the evaluation is Clenshaw's recurrence, in place, two passes over memory per term.
+section 6.3). The evaluation is Horner's scheme where the powers of the series do not cancel, which
+short series allow, one pass over memory per term; else Clenshaw's recurrence, in place, two passes.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 import torch
 from torch import Tensor
 
 from vmfdist._debye import DIGITS, PI
 
-__all__ = ["clenshaw", "divided_differences", "fit", "truncate"]
+__all__ = ["clenshaw", "divided_differences", "fit", "horner", "powers", "truncate"]
 
 
 @functools.lru_cache(maxsize=16)
@@ -55,6 +56,30 @@ def truncate(coefficients: Sequence[Decimal], tolerance: float) -> tuple[float, 
             break
         length -= 1
     return tuple(float(c) for c in coefficients[:length])
+
+
+def powers(coefficients: Sequence[float]) -> tuple[float, ...] | None:
+    """The coefficients of 1, x, x^2, ...; None if these cancel by more than a factor of 6."""
+    with localcontext() as context:
+        context.prec = DIGITS
+        result = [Decimal(0)] * len(coefficients)
+        before, polynomial = [Decimal(0)], [Decimal(1)]  # T_{j-1} and T_j
+        for j, coefficient in enumerate(map(Decimal, coefficients)):
+            for power, term in enumerate(polynomial):
+                result[power] += coefficient * term
+            doubled = [Decimal(0), *((2 if j else 1) * term for term in polynomial)]
+            padded = before + [Decimal(0)] * (len(doubled) - len(before))
+            before, polynomial = polynomial, [a - b for a, b in zip(doubled, padded, strict=True)]
+        cancelling = sum(map(abs, result)) > 6 * sum(abs(Decimal(c)) for c in coefficients)
+    return None if cancelling else tuple(map(float, result))
+
+
+def horner(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Evaluates sum c_j x^j element by element, for coefficients that are tensors of one number."""
+    result = coefficients[-1].expand_as(x)
+    for coefficient in reversed(coefficients[:-1]):
+        result = torch.addcmul(coefficient, result, x)
+    return result
 
 
 def clenshaw(coefficients: Sequence[float], x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ __all__ = ["Grid", "evaluate", "fit"]
 
 
 class Grid(NamedTuple):
-    """Cells over [0, 1] x [0, 1], and the number of coefficients for each variable in each."""
+    """The cells along each axis, and the number of coefficients for each variable in each."""
 
     cells_x: int
     cells_y: int
@@ -36,7 +36,7 @@ def fit(function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], grid: Grid) ->
     """Coefficients of the functions that ``function`` returns, in float32.
 
     Args:
-        function: of x and y in (0, 1), one-dimensional float64 tensors of one length.
+        function: of x in (0, cells_x) and y in (0, cells_y), float64 tensors of shape (n,).
         grid: the cells and the degree.
 
     Returns:
@@ -46,8 +46,8 @@ def fit(function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], grid: Grid) ->
         the constant terms: so rounding costs little of the change within a cell and nothing more.
     """
     nodes, to_powers = _interpolation(grid.terms)
-    x = (torch.arange(grid.cells_x).unsqueeze(-1) + nodes) / grid.cells_x
-    y = (torch.arange(grid.cells_y).unsqueeze(-1) + nodes) / grid.cells_y
+    x = torch.arange(grid.cells_x).unsqueeze(-1) + nodes
+    y = torch.arange(grid.cells_y).unsqueeze(-1) + nodes
     mesh = torch.meshgrid(x.reshape(-1), y.reshape(-1), indexing="ij")
     values = torch.stack(function(*(coordinate.reshape(-1) for coordinate in mesh)))
     values = values.view(-1, grid.cells_x, grid.terms, grid.cells_y, grid.terms)
@@ -61,13 +61,13 @@ def fit(function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], grid: Grid) ->
 def evaluate(coefficients: Tensor, grid: Grid, x: Tensor, y: Tensor) -> Tensor:
     """The fitted functions at x of shape (n,) and y of shape (n,) or (1,), as (functions, n).
 
-    x, y and the result are in float64, the arithmetic within a cell in float32. Beyond [0, 1] the
-    polynomials at the edge are extrapolated. NaN gives NaN.
+    x and y count in cells, from 0 to cells_x and cells_y; beyond, the polynomials at the edge are
+    extrapolated. They and the result are in float64, the arithmetic within a cell is in float32.
+    NaN gives NaN.
     """
-    x, y = x * float(grid.cells_x), y * float(grid.cells_y)
     column = x.floor().clamp_(0.0, grid.cells_x - 1.0)
     row = y.floor().clamp_(0.0, grid.cells_y - 1.0)
-    in_x, in_y = x.sub_(column).float(), y.sub_(row).float()
+    in_x, in_y = (x - column).float(), (y - row).float()
     # The index of a NaN is anything: hence the second clamp.
     if len(y) == 1:  # first the one row of cells, then the cells in it
         by_row = coefficients.view(-1, grid.cells_x, grid.cells_y)
@@ -83,7 +83,8 @@ def evaluate(coefficients: Tensor, grid: Grid, x: Tensor, y: Tensor) -> Tensor:
 
 def _horner(coefficients: Tensor, terms: int, x: Tensor) -> Tensor:
     """Contracts the powers, highest first, that lead the first axis of (terms * others, n)."""
-    result, *rest = coefficients.view(terms, -1, coefficients.shape[-1]).unbind()
+    rows, n = coefficients.shape
+    result, *rest = coefficients.view(terms, rows // terms, n).unbind()
     for coefficient in rest:
         result = torch.addcmul(coefficient, result, x)
     return result

@@ -71,13 +71,12 @@ def transport(zeta: Tensor, concentration: Tensor, dim: int) -> CosineDraw:
     k = concentration if concentration.numel() == 1 else concentration.expand(shape)
     infinity = 1e37 if single else 1e150  # what stands for it: its square, or inverse, is finite
     z, k = zeta.double().reshape(-1), k.double().clamp(max=infinity).reshape(-1)
-    level, pace = _interpolate(z, k, dim)
-    twice = k * 2.0
-    breadth = twice + (dim - 1.0)
+    scale = k + _offset(dim)
+    level, pace = _interpolate(z, k / scale, dim)
     if single and dim > 2:
-        odds, rate = torch.exp(level).div_(twice.add_(breadth)), pace / breadth
+        odds, rate = level.exp_().div_(scale), pace.div_(scale)
     else:
-        u = (level - torch.log(twice.add_(breadth))) / 2.0
+        u = (level - torch.log(scale)) / 2.0
         u, rate = refine(z, k, dim, u, SINGLE if single else FINE)
         odds = torch.exp(2.0 * u)
     t = (odds / (odds + 1.0)).mul_(2.0)
@@ -99,42 +98,41 @@ def _grid(dim: int) -> Grid:
     return next((grid for bound, grid in grids if dim <= bound), Grid(64, 32, 4))
 
 
-def _scale(dim: int) -> float:
-    """K of y = k / (k + K): by trial, what spreads the curvature of the functions."""
+def _offset(dim: int) -> float:
+    """K, by trial what spreads the curvature of the functions over y = k / (k + K)."""
     return 10.0 + dim / 2
 
 
-def _interpolate(zeta: Tensor, k: Tensor, dim: int) -> Tensor:
-    """From the table, to the accuracy of float32: 2u + log(m + 4k), and -du/dk (m + 2k).
-
-    The factors are what both vary with for small and large k; m = d - 1.
-    """
-    x, y = zeta * (0.5 / _REACH) + 0.5, k / (k + _scale(dim))
-    return _piecewise.evaluate(_table(dim, zeta.device), _grid(dim), x, y)
+def _interpolate(zeta: Tensor, y: Tensor, dim: int) -> Tensor:
+    """From the table, to the accuracy of float32: 2u + log(k + K) and -du/dk (k + K)."""
+    grid = _grid(dim)
+    x = zeta * (grid.cells_x / 2 / _REACH) + grid.cells_x / 2
+    return _piecewise.evaluate(_table(dim, zeta.device), grid, x, y * float(grid.cells_y))
 
 
 @cached_constant(maxsize=64)
 def _table(dim: int, device: torch.device) -> Tensor:
     """The coefficients, at most 1 MB, built on the CPU in a fraction of a second."""
-    m = dim - 1.0
+    start_grid, grid = Grid(16, 16, 4), _grid(dim)
 
-    def arguments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return (2.0 * x - 1.0) * _REACH, y * _scale(dim) / (1.0 - y)
+    def arguments(x: Tensor, y: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+        x, y = x / grid.cells_x, y / grid.cells_y
+        k = y * _offset(dim) / (1.0 - y)
+        return (2.0 * x - 1.0) * _REACH, k, k + _offset(dim)
 
     def by_iteration(x: Tensor, y: Tensor) -> tuple[Tensor]:
-        zeta, k = arguments(x, y)
-        return (2.0 * solve(zeta, k, dim, COARSE).u + torch.log(m + 4.0 * k),)
+        zeta, k, scale = arguments(x, y, start_grid)
+        return (2.0 * solve(zeta, k, dim, COARSE).u + torch.log(scale),)
 
     def by_one_step(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        zeta, k = arguments(x, y)
+        zeta, k, scale = arguments(x, y, grid)
+        x, y = x * (start_grid.cells_x / grid.cells_x), y * (start_grid.cells_y / grid.cells_y)
         (level,) = _piecewise.evaluate(start, start_grid, x, y)
-        shift = torch.log(m + 4.0 * k)
-        u, rate = refine(zeta, k, dim, (level - shift) / 2.0, COARSE)
-        return 2.0 * u + shift, rate * (m + 2.0 * k)
+        u, rate = refine(zeta, k, dim, (level - torch.log(scale)) / 2.0, COARSE)
+        return 2.0 * u + torch.log(scale), rate * scale
 
-    start_grid = Grid(16, 16, 4)
     start = _piecewise.fit(by_iteration, start_grid)
-    return _piecewise.fit(by_one_step, _grid(dim)).to(device)
+    return _piecewise.fit(by_one_step, grid).to(device)
 
 
 # --------------------------------------------------------------------------------------------------

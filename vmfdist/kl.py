@@ -44,6 +44,8 @@ def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
             f"the laws must live on the same sphere to have a divergence, got dimension {p.dim} "
             f"({type(p).__name__}) and {q.dim} ({type(q).__name__})"
         )
+    if not q.batch_shape:  # a prior, as a rule
+        return p.dim, p.batch_shape
     return p.dim, torch.broadcast_shapes(p.batch_shape, q.batch_shape)
 
 

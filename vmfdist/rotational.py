@@ -25,7 +25,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.types import _size
 
-from vmfdist._cache import prompt, static
+from vmfdist._autograd import apply, is_recording
+from vmfdist._cache import static
 from vmfdist.cosine import CosineDraw
 
 __all__ = ["RotationallySymmetric", "draw", "set_validation", "validate_value"]
@@ -154,7 +155,6 @@ def _batch_first(x: Tensor, axis: int | None, rank: int) -> Tensor:
     return x.reshape(x.shape[:1] + (1,) * (rank + 1 - x.dim()) + x.shape[1:])
 
 
-@prompt
 class _Draw(torch.autograd.Function):
     """The sample as a function of loc and concentration, with the noise held fixed.
 
@@ -180,8 +180,7 @@ class _Draw(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[None, Tensor, Tensor, None]:
         x, cosine, rate, loc = ctx.saved_tensors
         # Only where the backward pass is itself recorded can someone differentiate again.
-        recorded = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-        pull_back = _DrawBackward.apply if recorded else _pull_back
+        pull_back = _DrawBackward.apply if is_recording() else _pull_back
         grad_loc, grad_concentration = pull_back(grad, x, cosine, rate, loc)
         return None, grad_loc, grad_concentration.sum_to_size(ctx.concentration_shape), None
 
@@ -210,7 +209,6 @@ class _Draw(torch.autograd.Function):
         ), (0, 0, 0)
 
 
-@prompt
 class _DrawBackward(torch.autograd.Function):
     r"""Vector-Jacobian product of the draw, which refuses to be differentiated again.
 
@@ -297,7 +295,9 @@ def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
         concentration: of a shape that broadcasts to ``noise.shape[:-1]``.
         transport: the law of the cosine, see :func:`vmfdist.cosine.transport`.
     """
-    return _Draw.apply(noise, loc, concentration, transport)[0]
+    if is_recording() or torch.compiler.is_compiling():
+        return apply(_Draw, noise, loc, concentration, transport)[0]
+    return _lift(noise, loc, concentration, transport)[0]
 
 
 def _require_float(name: str, x: Tensor) -> None:
