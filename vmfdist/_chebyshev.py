@@ -59,7 +59,7 @@ def truncate(coefficients: Sequence[Decimal], tolerance: float) -> tuple[float, 
 
 
 def powers(coefficients: Sequence[float]) -> tuple[float, ...] | None:
-    """The coefficients of 1, x, x^2, ...; None if these cancel by more than a factor of 6."""
+    """The coefficients of 1, x, x^2, ...; None if these cancel by more than a factor of 16."""
     with localcontext() as context:
         context.prec = DIGITS
         result = [Decimal(0)] * len(coefficients)
@@ -70,7 +70,7 @@ def powers(coefficients: Sequence[float]) -> tuple[float, ...] | None:
             doubled = [Decimal(0), *((2 if j else 1) * term for term in polynomial)]
             padded = before + [Decimal(0)] * (len(doubled) - len(before))
             before, polynomial = polynomial, [a - b for a, b in zip(doubled, padded, strict=True)]
-        cancelling = sum(map(abs, result)) > 6 * sum(abs(Decimal(c)) for c in coefficients)
+        cancelling = sum(map(abs, result)) > 16 * sum(abs(Decimal(c)) for c in coefficients)
     return None if cancelling else tuple(map(float, result))
 
 

@@ -15,7 +15,7 @@ from torch.types import _size
 
 from vmfdist._cache import static
 from vmfdist._radial import log_sphere_area
-from vmfdist.rotational import set_validation, validate_value
+from vmfdist.rotational import broadcast_shapes, set_validation, validate_value
 
 __all__ = ["HypersphericalUniform"]
 
@@ -99,7 +99,7 @@ class HypersphericalUniform(TorchDistribution):
         """The same law with a larger batch shape."""
         new = self._get_checked_instance(HypersphericalUniform, _instance)
         new._like = self._like
-        torch.broadcast_shapes(self.batch_shape, tuple(batch_shape))
+        broadcast_shapes(torch.Size(batch_shape), self.batch_shape)  # raises where it cannot be
         super(HypersphericalUniform, new).__init__(
             torch.Size(batch_shape), self.event_shape, validate_args=False
         )
@@ -120,7 +120,7 @@ class HypersphericalUniform(TorchDistribution):
         """Minus the log area of the sphere, in the dtype and on the device of ``value``."""
         if self._validate_args:
             self._validate_sample(value)
-        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
         return value.new_full(shape, -log_sphere_area(self.dim))
 
     def _validate_sample(self, value: Tensor) -> None:

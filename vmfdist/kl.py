@@ -30,6 +30,7 @@ from torch.distributions import register_kl
 
 from vmfdist import _radial
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
+from vmfdist.rotational import broadcast_shapes
 from vmfdist.von_mises_fisher import VonMisesFisher
 
 __all__: list[str] = []
@@ -44,21 +45,19 @@ def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
             f"the laws must live on the same sphere to have a divergence, got dimension {p.dim} "
             f"({type(p).__name__}) and {q.dim} ({type(q).__name__})"
         )
-    if not q.batch_shape:  # a prior, as a rule
-        return p.dim, p.batch_shape
-    return p.dim, torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    return p.dim, broadcast_shapes(p.batch_shape, q.batch_shape)
 
 
 @register_kl(VonMisesFisher, HypersphericalUniform)
 def _kl_von_mises_fisher_uniform(p: VonMisesFisher, q: HypersphericalUniform) -> Tensor:
     dim, shape = _common(p, q)
-    return _radial.kl_to_uniform(p.concentration, dim).expand(shape)
+    return _radial.kl_to_uniform(p._given[1], dim).expand(shape)
 
 
 @register_kl(HypersphericalUniform, VonMisesFisher)
 def _kl_uniform_von_mises_fisher(p: HypersphericalUniform, q: VonMisesFisher) -> Tensor:
     dim, shape = _common(p, q)
-    return _radial.log_partition(q.concentration, dim).expand(shape)
+    return _radial.log_partition(q._given[1], dim).expand(shape)
 
 
 @register_kl(HypersphericalUniform, HypersphericalUniform)

@@ -29,7 +29,13 @@ from vmfdist._autograd import apply, is_recording
 from vmfdist._cache import static
 from vmfdist.cosine import CosineDraw
 
-__all__ = ["RotationallySymmetric", "draw", "set_validation", "validate_value"]
+__all__ = [
+    "RotationallySymmetric",
+    "broadcast_shapes",
+    "draw",
+    "set_validation",
+    "validate_value",
+]
 
 #: (zeta, concentration, dim) -> the cosine and its rate of change with the concentration.
 Transport = Callable[[Tensor, Tensor, int], CosineDraw]
@@ -43,11 +49,19 @@ _EXPLICIT_DIM = 16
 _BLOCK_ROWS, _BLOCK_NUMBERS = 1 << 14, 1 << 18
 
 
+def _is_narrow(x: Tensor) -> bool:
+    """Whether products of columns cost less than a reduction along so short an axis."""
+    return x.shape[-1] <= 4 and x.numel() >= 1 << 13
+
+
+def _norm(x: Tensor) -> Tensor:
+    return _dot(x, x).sqrt_() if _is_narrow(x) else torch.linalg.vector_norm(x, dim=-1)
+
+
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Scalar products of rows, by no matrix product: autocast and TF32 would round it."""
-    if b.shape[-1] > 4 or a.numel() < 1 << 13:
+    if not _is_narrow(a):
         return (a * b).sum(-1)
-    # A sum along so short an axis costs as much as eight products of columns.
     (first_a, *other_a), (first_b, *other_b) = a.unbind(-1), b.unbind(-1)
     result = first_a * first_b
     for column_a, column_b in zip(other_a, other_b, strict=True):
@@ -123,7 +137,7 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
     Returns the component zeta that x had along loc, lean, the squared length of the tangent vector,
     and the norm of loc, which is 1 up to rounding.
     """
-    norm = _dot(loc, loc).sqrt_().expand(x.shape[:-1])
+    norm = _norm(loc).expand(x.shape[:-1])
     zeta = _dot(x, loc).div_(norm)
     dim = x.shape[-1]
     if dim == 2:  # the tangent space is a line: no rounding can tilt it
@@ -132,11 +146,11 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
         x.copy_(side.unsqueeze(-1) * perpendicular)
         return zeta, torch.zeros_like(zeta), torch.ones_like(zeta), norm
     if dim > _EXPLICIT_DIM:
-        squared = _dot(x, x)
+        squared = _norm(x).square_()
         return zeta, zeta, squared.addcmul_(zeta, zeta, value=-1.0), norm
     # Where little is left beside loc, its rounding is not small: it has a component along loc too.
     x.addcmul_((zeta / norm).unsqueeze(-1), loc, value=-1.0)
-    return zeta, _dot(x, loc).div_(norm), _dot(x, x), norm
+    return zeta, _dot(x, loc).div_(norm), _norm(x).square_(), norm
 
 
 def _combine(x: Tensor, scale: Tensor, along: Tensor, loc: Tensor) -> _Rows:
@@ -311,6 +325,13 @@ def _require_float(name: str, x: Tensor) -> None:
     )
 
 
+def broadcast_shapes(a: torch.Size, b: torch.Size) -> torch.Size:
+    """torch.broadcast_shapes, which takes longer than four small operations, where it must."""
+    if a == b or not b:
+        return a
+    return torch.broadcast_shapes(a, b) if a else b
+
+
 def _as_concentration(concentration: Tensor | float, loc: Tensor) -> Tensor:
     """The concentration in the dtype of ``loc``; a number without a copy from the host."""
     if isinstance(concentration, Tensor) and not concentration.is_complex():
@@ -323,9 +344,13 @@ def _as_concentration(concentration: Tensor | float, loc: Tensor) -> Tensor:
 
 def _check_on_sphere(name: str, x: Tensor) -> None:
     """Raises ValueError where a row of ``x`` is not a unit vector to the precision of its dtype."""
-    if torch._is_all_true(constraints.sphere.check(x)):
+    if not x.numel():
         return
-    norm = torch.linalg.vector_norm(x, dim=-1)
+    norm = _norm(x.detach())
+    # The tolerance of Pyro's constraint.
+    tolerance = constraints.sphere.reltol * torch.finfo(x.dtype).eps * x.shape[-1] ** 0.5
+    if (norm - 1.0).abs_().max().item() < tolerance:
+        return
     if not bool(torch.isfinite(norm).all()):
         found = "it holds NaN or infinite entries"
     else:
@@ -366,7 +391,7 @@ class RotationallySymmetric(TorchDistribution):
             )
         concentration = _as_concentration(concentration, loc)
         try:
-            batch_shape = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
+            batch_shape = broadcast_shapes(loc.shape[:-1], concentration.shape)
         except RuntimeError as error:
             raise ValueError(
                 f"loc of shape {tuple(loc.shape)} and concentration of shape "
@@ -468,7 +493,7 @@ def validate_value(value: Tensor, batch_shape: torch.Size, dim: int) -> None:
             f"{tuple(value.shape)}"
         )
     try:
-        torch.broadcast_shapes(value.shape[:-1], batch_shape)
+        broadcast_shapes(value.shape[:-1], batch_shape)
     except RuntimeError as error:
         raise ValueError(
             f"value of shape {tuple(value.shape)} does not broadcast with the batch shape "

@@ -91,13 +91,14 @@ class VonMisesFisher(RotationallySymmetric):
         """
         chord = self._half_squared_chord(value)
         # The largest finite number stands for an infinite concentration: no infinity times 0.
-        k = self.concentration.clamp(max=torch.finfo(self.concentration.dtype).max)
+        _, k = self._given
+        k = k.clamp(max=torch.finfo(k.dtype).max)
         return _radial.log_density_at_mode(k, self.dim) - k * chord
 
     def entropy(self) -> Tensor:
         """Differential entropy with respect to the surface measure."""
         area = _radial.log_sphere_area(self.dim)
-        return area - _radial.kl_to_uniform(self.concentration, self.dim)
+        return (area - _radial.kl_to_uniform(self._given[1], self.dim)).expand(self.batch_shape)
 
     @property
     def log_normalizer(self) -> Tensor:
@@ -107,7 +108,7 @@ class VonMisesFisher(RotationallySymmetric):
         log area of the sphere at concentration 0.
         """
         area = _radial.log_sphere_area(self.dim)
-        return area + _radial.log_partition(self.concentration, self.dim)
+        return (area + _radial.log_partition(self._given[1], self.dim)).expand(self.batch_shape)
 
     @property
     def mean_resultant_length(self) -> Tensor:

@@ -1,4 +1,4 @@
-# Not in the default run: pytest tests/benchmarks --benchmark-group-by=param:job,param:size
+# Not in the default run: pytest tests/benchmarks --benchmark-group-by=param:job,param:n,param:dim
 # docs/performance.py times the same callables in turns, which is fairer on a noisy machine.
 
 from __future__ import annotations
@@ -29,14 +29,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def timed() -> Iterator[ParameterSet]:
-    for job, size in JOBS:
-        for name in job(2, size[1]):
-            label = f"{size[0]}x{size[1]}"
-            yield pytest.param(job, size, name, id=f"{job.__name__}-{label}-{name}")
+    for job, sizes in JOBS:
+        for n, dim in sizes:
+            for name in job(2, dim):
+                yield pytest.param(job, n, dim, name, id=f"{job.__name__}-{n}x{dim}-{name}")
 
 
-@pytest.mark.parametrize(("job", "size", "name"), list(timed()))
-def test_speed(
-    benchmark: BenchmarkFixture, job: rivals.Job, size: tuple[int, int], name: str
-) -> None:
-    benchmark(job(*size)[name])
+@pytest.mark.parametrize(("job", "n", "dim", "name"), list(timed()))
+def test_speed(benchmark: BenchmarkFixture, job: rivals.Job, n: int, dim: int, name: str) -> None:
+    benchmark(job(n, dim)[name])
