@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import mpmath as mp
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import BOUND, FAILURE_RATE, assert_mean, directions, standard_errors_off
 from reference import radial
-from vmfdist import VonMisesFisher
+from vmfdist import VonMisesFisher, rotational
 from vmfdist.rotational import draw
 
 TRANSPORT = VonMisesFisher._transport
@@ -614,6 +615,77 @@ def test_rsample_does_not_wait_for_the_device(dim: int, monkeypatch: pytest.Monk
     step()  # the tables of the dimension are made once
     with no_waiting(monkeypatch):
         step()
+
+
+def peak_memory(function: Callable[[], None]) -> int:
+    """Bytes that a call holds at most, beyond those held before it."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        function()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in events))
+
+
+@pytest.mark.parametrize(("shared", "most"), [(False, 3.2), (True, 2.5)])
+@pytest.mark.parametrize(("n", "dim"), [(40_000, 64), (4000, 1000)])
+def test_peak_memory_in_units_of_the_draws(n: int, dim: int, shared: bool, most: float) -> None:
+    # The draws, the gradient from above and, for a loc per row, the gradient in loc.
+    shape = (dim,) if shared else (n, dim)
+    loc = torch.nn.functional.normalize(torch.randn(shape), dim=-1).requires_grad_()
+    k = torch.rand(n).requires_grad_()
+    law = VonMisesFisher(loc, k, validate_args=False)
+
+    def step() -> None:
+        draws = law.rsample()
+        torch.autograd.grad(draws, (loc, k), torch.ones_like(draws))
+
+    step()  # the table of the dimension
+    assert peak_memory(step) <= most * n * dim * 4
+
+
+@pytest.mark.parametrize(
+    ("sample_shape", "loc_shape", "k_shape"),
+    [
+        ((), (40,), (40,)),
+        ((), (), (40,)),
+        ((9,), (5,), ()),
+        ((3,), (4, 1), (5,)),
+        ((2, 3), (1, 5), (4, 1)),
+        ((30,), (1,), (1,)),
+    ],
+)
+@pytest.mark.parametrize("dim", [2, 3, 9, 30])
+def test_blocks_change_nothing(
+    dim: int,
+    sample_shape: tuple[int, ...],
+    loc_shape: tuple[int, ...],
+    k_shape: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loc = directions(*loc_shape, dim).requires_grad_()
+    k = (20 * torch.rand(k_shape, dtype=torch.float64)).requires_grad_()
+    law = VonMisesFisher(loc, k)
+
+    def step() -> tuple[Tensor, ...]:
+        torch.manual_seed(1)
+        draws = law.rsample(sample_shape)
+        return draws, *torch.autograd.grad(draws.sin().sum(), (loc, k))
+
+    whole = step()
+    for rows, numbers in ((7, 3 * dim), (1, 1), (16, 1 << 20)):
+        monkeypatch.setattr(rotational, "_BLOCK_ROWS", rows)
+        monkeypatch.setattr(rotational, "_BLOCK_NUMBERS", numbers)
+        for found, expected in zip(step(), whole, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_draw_changed_in_place_has_no_gradient() -> None:
+    # The backward pass needs the draw: torch has to notice, though the draw is in its noise.
+    loc = directions(4).requires_grad_()
+    draws = VonMisesFisher(loc, 3.0).rsample((5,))
+    draws.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        draws.sum().backward()
 
 
 @pytest.mark.parametrize(

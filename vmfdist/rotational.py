@@ -277,26 +277,33 @@ def _pull_back(
     grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients in loc, of its shape, and in the concentration, for each row."""
-    rank = grad.dim()
-    grad_loc = (torch.empty_like if loc.shape == grad.shape else torch.zeros_like)(loc)
+    rank, own = grad.dim(), loc.shape == grad.shape  # a loc for each row
+    grad_loc = torch.empty_like(loc) if own else torch.zeros_like(loc)
     x, cosine, rate = _aligned(x, rank), _aligned(cosine, rank - 1), _aligned(rate, rank - 1)
     tensors = grad, x, cosine, rate, _aligned(loc, rank), _aligned(grad_loc, rank)
-    (grad_concentration,) = _in_blocks(_pull_back_rows, _cached_rows(grad.shape[-1]), *tensors)
+    pull_back = _pull_back_to_own if own else _pull_back_to_shared
+    (grad_concentration,) = _in_blocks(pull_back, _cached_rows(grad.shape[-1]), *tensors)
     return grad_loc, grad_concentration
 
 
-def _pull_back_rows(
+def _pull_back_to_own(
     grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor, grad_loc: Tensor
 ) -> _Rows:
-    """Writes the gradient in loc, or adds to it where loc is shared; returns that in k."""
+    """Writes the gradient in loc, returns that in the concentration."""
     along = _dot(grad, loc)
-    if grad_loc.shape == grad.shape:
-        torch.mul(grad, cosine.unsqueeze(-1), out=grad_loc)
-        grad_loc.addcmul_(along.unsqueeze(-1), x, value=-1.0)
-    else:
-        rows = grad * cosine.unsqueeze(-1)
-        grad_loc += rows.addcmul_(along.unsqueeze(-1), x, value=-1.0).sum_to_size(grad_loc.shape)
+    torch.mul(grad, cosine.unsqueeze(-1), out=grad_loc)
+    grad_loc.addcmul_(along.unsqueeze(-1), x, value=-1.0)
     return (torch.addcmul(along, cosine, _dot(grad, x), value=-1.0).mul_(rate),)
+
+
+def _pull_back_to_shared(
+    grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor, grad_loc: Tensor
+) -> _Rows:
+    """Adds to the gradient in loc, returns that in the concentration."""
+    rows = torch.empty_like(grad)
+    result = _pull_back_to_own(grad, x, cosine, rate, loc, rows)
+    grad_loc += rows.sum_to_size(grad_loc.shape)
+    return result
 
 
 def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport) -> Tensor:
