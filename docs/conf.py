@@ -18,7 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build", "accuracy_table.rst"]  # the table is included by accuracy.rst
+exclude_patterns = ["_build", "accuracy_table.rst", "performance_table.rst"]  # pages include them
 nitpicky = True
 nitpick_ignore = [("py:class", "_size")]  # torch.types._size: torch.Size, a list or a tuple
 nitpick_ignore_regex = [("py:.*", r"vmfdist\._.*")]  # private modules have no page

@@ -52,7 +52,7 @@ def table(title: str, job: rivals.Job, sizes: list[tuple[int, int]]) -> str:
     lines = [f".. list-table:: {title}", "   :header-rows: 1", ""]
     rows = [["rows, dimension", f"{base}, ms", *names]]
     for (n, dim), spent in measured:
-        ratios = [f"{spent[name] / spent[base]:.2g}" for name in names]
+        ratios = [f"{spent[name] / spent[base]:.3g}" if name in spent else "" for name in names]
         rows.append([f"{n:,}, {dim}", f"{1e3 * spent[base]:.3g}", *ratios])
     for row in rows:
         lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(row)]
@@ -119,8 +119,8 @@ def main() -> None:
         machine(),
         table("Draws", rivals.draws, rivals.SAMPLES),
         table("Draws and their gradients", rivals.draws_with_gradients, rivals.SAMPLES),
-        table("Log density, with gradients", rivals.log_densities, rivals.FUNCTIONS),
-        table("Divergence from uniform, with gradients", rivals.divergences, rivals.FUNCTIONS),
+        table("Log density, with gradients", rivals.log_densities, rivals.DENSITIES),
+        table("Divergence from uniform, with gradients", rivals.divergences, rivals.DIVERGENCES),
     ]
     (HERE / "performance_table.rst").write_text("\n".join(parts))
     curves()

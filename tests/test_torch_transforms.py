@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -320,6 +321,37 @@ def test_backward_under_autocast() -> None:
         cast = torch.autograd.grad(z[..., 0].sum(), (loc, k))
     for found, expected in zip(cast, plain, strict=True):
         assert torch.equal(found, expected)
+
+
+# Where the constants of a dimension are made first
+
+
+@pytest.mark.parametrize(
+    ("dim", "context"),
+    [
+        pytest.param(201, torch.device("meta"), id="default-device"),
+        pytest.param(202, torch.inference_mode(), id="inference-mode"),
+        pytest.param(203, torch.no_grad(), id="no-grad"),
+        pytest.param(204, torch.autocast("cpu"), id="autocast"),
+    ],
+)
+def test_constants_do_not_depend_on_where_they_are_made(dim: int, context: Any) -> None:
+    loc, k = directions(6, dim, dtype=torch.float32), torch.linspace(0, 300, 6)
+
+    def step() -> list[Tensor]:
+        torch.manual_seed(0)
+        q = VonMisesFisher(loc, k, validate_args=False)
+        return [q.rsample(), q.entropy(), q.log_prob(loc)]
+
+    with context:
+        first = step()
+    loc.requires_grad_()
+    k.requires_grad_()
+    second = step()
+    for found, expected in zip(first, second, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    for grad in torch.autograd.grad(sum(x.sum() for x in second), (loc, k)):
+        assert grad.isfinite().all()
 
 
 # Copies of what carries a gradient or holds a law

@@ -27,7 +27,8 @@ class Grid(NamedTuple):
 
 def _interpolation(terms: int) -> tuple[Tensor, Tensor]:
     """Chebyshev nodes in (0, 1), and the matrix from values there to powers, highest first."""
-    angles = torch.pi * (torch.arange(terms, dtype=torch.float64) + 0.5) / terms
+    index = torch.arange(terms, dtype=torch.float64, device="cpu")  # whatever the default device
+    angles = torch.pi * (index + 0.5) / terms
     nodes = (1.0 + torch.cos(angles)) / 2.0
     return nodes, torch.linalg.inv(torch.linalg.vander(nodes).flip(-1))
 
@@ -46,8 +47,10 @@ def fit(function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], grid: Grid) ->
         the constant terms: so rounding costs little of the change within a cell and nothing more.
     """
     nodes, to_powers = _interpolation(grid.terms)
-    x = torch.arange(grid.cells_x).unsqueeze(-1) + nodes
-    y = torch.arange(grid.cells_y).unsqueeze(-1) + nodes
+    x, y = (
+        torch.arange(cells, device="cpu").unsqueeze(-1) + nodes
+        for cells in (grid.cells_x, grid.cells_y)
+    )
     mesh = torch.meshgrid(x.reshape(-1), y.reshape(-1), indexing="ij")
     values = torch.stack(function(*(coordinate.reshape(-1) for coordinate in mesh)))
     values = values.view(-1, grid.cells_x, grid.terms, grid.cells_y, grid.terms)

@@ -24,7 +24,7 @@ from vmfdist._cache import cached_constant
 
 __all__ = ["COARSE", "FINE", "SINGLE", "Effort", "Quantile", "refine", "solve"]
 
-_ROWS = 2048  # rows of a block: the nodes of one block are 0.8 MB and stay in the cache
+_BLOCK_BYTES = 1_600_000  # of a number at each node of a block of rows: these stay in the cache
 
 
 class Effort(NamedTuple):
@@ -60,9 +60,10 @@ def solve(zeta: Tensor, k: Tensor, dim: int, effort: Effort) -> Quantile:
     skewness = v0 * (2.0 * w0 * s - 2.0 * k * v0) / curvature**1.5
     score = zeta - skewness / 3.0
     bend = skewness / 6.0 * score
-    u = score / curvature.sqrt() * (1.0 - bend / (1.0 + bend.abs())) + torch.log(v0) / 2.0
-    quantile = Quantile(u - torch.log1p(w0), u)
-    for _ in range(_iterations(dim - 1)):
+    from_mode = score / curvature.sqrt() * (1.0 - bend / (1.0 + bend.abs()))
+    u = from_mode + torch.log(v0) / 2.0 - torch.log1p(w0)
+    quantile = refine(zeta, k, dim, u, effort)
+    for _ in range(_iterations(dim - 1) - 1):
         quantile = refine(zeta, k, dim, quantile.u, effort)
     return quantile
 
@@ -82,9 +83,11 @@ def refine(zeta: Tensor, k: Tensor, dim: int, u: Tensor, effort: Effort) -> Quan
     log_scale = _radial.log_density_at_mode(k, dim) + _radial.log_sphere_area(dim - 1)
     mean = _radial.one_minus_mean_resultant_length(k, dim)  # of t
     tensors = torch.broadcast_tensors(zeta, u, k, log_scale, mean)
-    if torch.compiler.is_compiling() or len(zeta) <= _ROWS:
+    rows = _BLOCK_BYTES // (effort.nodes * effort.dtype.itemsize)
+    rows *= 1 if zeta.device.type == "cpu" else 64  # elsewhere, to bound the memory
+    if torch.compiler.is_compiling() or len(zeta) <= rows:
         return _refine(dim, effort, *tensors)
-    blocks = zip(*(tensor.split(_ROWS) for tensor in tensors), strict=True)
+    blocks = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
     steps = (_refine(dim, effort, *block) for block in blocks)
     return Quantile(*(torch.cat(parts) for parts in zip(*steps, strict=True)))
 
@@ -123,7 +126,7 @@ def _nodes_and_weights(
     nodes: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Nodes and weights on [0, 1], as eigenvalues of the Jacobi matrix (Golub & Welsch 1969)."""
-    i = torch.arange(1, nodes, dtype=torch.float64)
+    i = torch.arange(1, nodes, dtype=torch.float64, device="cpu")
     off_diagonal = i / torch.sqrt(4 * i * i - 1)
     values, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
     return ((1 + values) / 2).to(device, dtype), vectors[0].square().to(device, dtype)

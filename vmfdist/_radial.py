@@ -211,7 +211,7 @@ def _polynomial(
     coefficients = powers(_coefficients(dim, name, dtype))
     if coefficients is None:
         return None
-    return torch.tensor(coefficients, dtype=dtype).to(device).unbind()
+    return torch.tensor(coefficients, dtype=dtype, device="cpu").to(device).unbind()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ def _scales(dim: float, dtype: torch.dtype, device: torch.device) -> tuple[Tenso
     """
     lam, mu = (dim - 1) / 2, (dim + 1) / 2
     numbers = [lam, mu, _stretch(dim) * mu, dim, 1, torch.finfo(dtype).max]
-    return torch.tensor(numbers, dtype=dtype).to(device).unbind()
+    return torch.tensor(numbers, dtype=dtype, device="cpu").to(device).unbind()
 
 
 class _Geometry:

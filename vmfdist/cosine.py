@@ -9,12 +9,12 @@ for the complement :math:`T = 1 - w` (in float32 at a concentration of 1e8 the c
 together with the exact implicit derivative in the concentration. A standard normal
 :math:`\zeta` thus becomes a cosine without rejection and without a random number of its own.
 
-Method: of :math:`u = \operatorname{artanh}(-w)` the distance from the mode in units of the
-curvature there, less :math:`\zeta`, and the rate of change are smooth functions of :math:`\zeta`
-and :math:`k / (k + K)`. For each dimension both are tabulated once as piecewise polynomials from
-the quadrature of :mod:`vmfdist._quantile`; that serves float32. In float64, and in dimension 2,
-where the functions are least smooth, the table is the start of one step of the quadrature. In
-dimension 3 the equation has a closed solution.
+Method: with :math:`u = \operatorname{artanh}(-w)`, both :math:`2u + \log(k + K)` and
+:math:`-(k + K)\, du/dk` are smooth and bounded functions of :math:`\zeta` and
+:math:`k / (k + K)`, infinite concentrations included. For each dimension they are tabulated once,
+as piecewise polynomials, from the quadrature of :mod:`vmfdist._quantile`; that serves float32. In
+float64, and in dimension 2, where the functions are least smooth, the table is the start of one
+step of the quadrature. In dimension 3 the equation has a closed solution.
 
 Accuracy for :math:`|\zeta| \le 8` and concentrations up to 1e12, in units of :math:`\zeta` and
 relative in the derivative: 1e-6 and 1e-5 (float32), 1e-10 and 1e-8 (float64), beyond the rounding
@@ -149,9 +149,9 @@ def _transport_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw
     """
     info = torch.finfo(zeta.dtype)
     k = concentration.clamp(info.eps**2, info.max / 4)  # the limits at 0 and infinity without 0/0
-    tail = torch.special.erfc(zeta.abs() * math.sqrt(0.5)).mul_(0.5).clamp_(min=1e-20)
-    body, left = 1.0 - tail, zeta < 0
-    below, above = torch.where(left, tail, body), torch.where(left, body, tail)  # F and 1 - F
+    scaled = zeta * math.sqrt(0.5)
+    below = torch.special.erfc(-scaled).mul_(0.5).clamp_(min=1e-20)  # F
+    above = torch.special.erfc(scaled).mul_(0.5).clamp_(min=1e-20)  # 1 - F
     capped = k.clamp(max=40.0)  # beyond, no antipode in reach and slow subnormal numbers
     root = torch.exp(-capped)
     square, shrink = root * root, -torch.expm1(capped * -2.0)
