@@ -48,7 +48,8 @@ def table(title: str, job: rivals.Job, sizes: list[tuple[int, int]]) -> str:
     measured = []
     for size in tqdm(sizes, desc=title):
         measured.append((size, medians(job(*size))))
-    base, *names = measured[0][1]
+    base = next(iter(measured[0][1]))
+    names = list(dict.fromkeys(name for _, spent in measured for name in spent if name != base))
     lines = [f".. list-table:: {title}", "   :header-rows: 1", ""]
     rows = [["rows, dimension", f"{base}, ms", *names]]
     for (n, dim), spent in measured:
@@ -76,9 +77,9 @@ def machine() -> str:
 def curves() -> None:
     """Cost of a draw against the number of rows and against the dimension."""
     styles = {
-        "randn, normalised": ("0.5", "-"),
+        rivals.NORMALISED: ("0.5", "-"),
         rivals.OURS: ("#4477aa", "-"),
-        "Normal, with gradients": ("0.5", "--"),
+        f"{rivals.NORMAL}, with gradients": ("0.5", "--"),
         f"{rivals.OURS}, with gradients": ("#4477aa", "--"),
     }
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
@@ -92,9 +93,9 @@ def curves() -> None:
             draws, with_gradients = rivals.draws(n, dim), rivals.draws_with_gradients(n, dim)
             found = medians(
                 {
-                    "randn, normalised": draws["randn, normalised"],
+                    rivals.NORMALISED: draws[rivals.NORMALISED],
                     rivals.OURS: draws[rivals.OURS],
-                    "Normal, with gradients": with_gradients["Normal"],
+                    f"{rivals.NORMAL}, with gradients": with_gradients[rivals.NORMAL],
                     f"{rivals.OURS}, with gradients": with_gradients[rivals.OURS],
                 },
                 seconds=1.5,

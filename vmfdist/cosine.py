@@ -150,9 +150,10 @@ def _transport_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw
     info = torch.finfo(zeta.dtype)
     k = concentration.clamp(info.eps**2, info.max / 4)  # the limits at 0 and infinity without 0/0
     scaled = zeta * math.sqrt(0.5)
-    below = torch.special.erfc(-scaled).mul_(0.5).clamp_(min=1e-20)  # F
-    above = torch.special.erfc(scaled).mul_(0.5).clamp_(min=1e-20)  # 1 - F
-    capped = k.clamp(max=40.0)  # beyond, no antipode in reach and slow subnormal numbers
+    below = torch.special.erfc(-scaled).mul_(0.5).clamp_(min=1e-17)  # F
+    above = torch.special.erfc(scaled).mul_(0.5).clamp_(min=1e-17)  # 1 - F
+    # Beyond, the antipode is out of reach, and subnormal numbers are slow.
+    capped = k.clamp(max=-0.45 * math.log(info.tiny))  # 39 or 319
     root = torch.exp(-capped)
     square, shrink = root * root, -torch.expm1(capped * -2.0)
     survival = torch.addcmul(above, below, square)  # P(1 - w > t) up to the normaliser

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
-from torch.distributions import Distribution, Normal, kl_divergence
+from torch.distributions import Distribution, Normal, VonMises, kl_divergence
 from torch.nn.functional import normalize
 
 from vmfdist import HypersphericalUniform, VonMisesFisher
@@ -27,8 +27,8 @@ SAMPLES += [(100_000, 64), (20_000, 512), (1000, 4096)]
 DENSITIES = [(128, 20), (100_000, 20), (100_000, 64), (20_000, 512)]
 DIVERGENCES = [(128, 20), (100_000, 20), (100_000, 64), (100_000, 1024)]
 
-OURS = "vmfdist"
-OURS_SHARED = "vmfdist, one concentration"
+OURS, OURS_SHARED = "vmfdist", "the same, one concentration"
+NORMAL, NORMALISED = "Normal", "randn, normalised"
 
 
 def _parameters(n: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,7 +44,7 @@ def _laws(n: int, dim: int) -> dict[str, tuple[Distribution, tuple[Tensor, ...]]
     loc, scale, concentration = _parameters(n, dim)
     shared = torch.tensor(50.0, requires_grad=True)
     laws = {
-        "Normal": (Normal(loc, scale, validate_args=False), (loc, scale)),
+        NORMAL: (Normal(loc, scale, validate_args=False), (loc, scale)),
         OURS: (VonMisesFisher(loc, concentration, validate_args=False), (loc, concentration)),
         OURS_SHARED: (VonMisesFisher(loc, shared, validate_args=False), (loc, shared)),
     }
@@ -58,16 +58,21 @@ def _laws(n: int, dim: int) -> dict[str, tuple[Distribution, tuple[Tensor, ...]]
 
 def draws(n: int, dim: int) -> Rivals:
     """Draws without gradients."""
+    laws = {name: law.sample for name, (law, _) in _laws(n, dim).items()}
     rivals: Rivals = {
-        "randn, normalised": lambda: normalize(torch.randn(n, dim), dim=-1),
+        NORMALISED: lambda: normalize(torch.randn(n, dim), dim=-1),
+        OURS: laws.pop(OURS),
+        OURS_SHARED: laws.pop(OURS_SHARED),
         "randn": lambda: torch.randn(n, dim),
+        **laws,
     }
-    for name, (torch_law, _) in _laws(n, dim).items():
-        rivals[name] = torch_law.sample
-    if dim <= 64:  # beyond, minutes
+    if dim == 2:
+        angles = VonMises(torch.rand(n), 100 * torch.rand(n), validate_args=False)
+        rivals["torch's VonMises"] = angles.sample
+    if dim <= 64:  # beyond, minutes; float64
         law = stats.vonmises_fisher(np.eye(dim)[0], 50.0)  # of one location and concentration
         generator = np.random.default_rng(0)
-        rivals["scipy, one law, float64"] = lambda: law.rvs(n, random_state=generator)
+        rivals["scipy, one law"] = lambda: law.rvs(n, random_state=generator)
     return rivals
 
 
