@@ -254,6 +254,16 @@ def test_compile() -> None:
     check_compiled(step, 20, torch.float32, "aot_eager")
 
 
+@pytest.mark.parametrize("dim", [2, 7])
+def test_compile_a_draw_in_float64(dim: int) -> None:
+    # Dynamo trips over constants that are float64 tensors of one number: there must be none.
+    def draw(raw: Tensor, k: Tensor, prior: Tensor) -> tuple[Tensor, ...]:
+        z = law(raw, k).rsample()
+        return (z - prior).norm(dim=-1), z, z[..., 1]
+
+    check_compiled(draw, dim, torch.float64, "aot_eager")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [2, 3, 20])
 def test_compile_everything(dim: int, dtype: torch.dtype) -> None:

@@ -204,14 +204,30 @@ def _coefficients(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...
 
 
 @cached_constant(maxsize=1024)
-def _polynomial(
-    dim: float, name: str, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, ...] | None:
-    """The same series in powers, on the device; None where the powers cancel (low dimensions)."""
-    coefficients = powers(_coefficients(dim, name, dtype))
-    if coefficients is None:
-        return None
-    return torch.tensor(coefficients, dtype=dtype, device="cpu").to(device).unbind()
+def _power_coefficients(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...]:
+    """The same series in powers; empty where these cancel, in low dimensions."""
+    return powers(_coefficients(dim, name, dtype)) or ()
+
+
+@cached_constant(maxsize=1024)
+def _scales(dim: float, dtype: torch.dtype) -> tuple[float, ...]:
+    """lam, mu, c, d, 1 and what stands for infinity, the largest finite number."""
+    lam, mu = (dim - 1) / 2, (dim + 1) / 2
+    return (lam, mu, _stretch(dim) * mu, float(dim), 1.0, torch.finfo(dtype).max)
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_tensors(
+    numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, ...]:
+    return torch.tensor(numbers, dtype=dtype, device="cpu").to(device).unbind()
+
+
+def _as_tensors(numbers: tuple[float, ...], like: Tensor) -> tuple[Tensor, ...]:
+    """Numbers as tensors, which eager operations take in half the time of Python numbers."""
+    if torch.compiler.is_compiling():  # which trips over float64 constants of one number
+        return tuple(torch.full((), x, dtype=like.dtype, device=like.device) for x in numbers)
+    return _cached_tensors(numbers, like.dtype, like.device)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -314,23 +330,13 @@ def _hypotenuse(k: Tensor, c: float) -> Tensor:
     return torch.hypot(k, torch.full((), c, dtype=k.dtype, device=k.device))
 
 
-@cached_constant(maxsize=1024)
-def _scales(dim: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """lam, mu, c, d, 1 and what stands for infinity, the largest finite number.
-
-    As tensors, which operations take in half the time of Python numbers.
-    """
-    lam, mu = (dim - 1) / 2, (dim + 1) / 2
-    numbers = [lam, mu, _stretch(dim) * mu, dim, 1, torch.finfo(dtype).max]
-    return torch.tensor(numbers, dtype=dtype, device="cpu").to(device).unbind()
-
-
 class _Geometry:
     """The closed forms that the leading terms share, at k and a dimension."""
 
     def __init__(self, k: Tensor, dim: float) -> None:
         self.given, self.dim = k, dim
-        self.lam, self.mu, c, self.d, self.one, largest = _scales(dim, k.dtype, k.device)
+        scales = _as_tensors(_scales(dim, k.dtype), k)
+        self.lam, self.mu, c, self.d, self.one, largest = scales
         self.k = torch.minimum(k, largest)  # unbounded quantities add `excess`
         self.s = torch.hypot(self.k, self.mu)
         self.w = self.s + self.lam
@@ -352,10 +358,10 @@ class _Geometry:
 
     def series(self, name: str) -> Tensor:
         dtype, x = self.k.dtype, self.p + self.p - self.one
-        polynomial = _polynomial(self.dim, name, dtype, self.k.device)
-        if polynomial is None:
-            return clenshaw(_coefficients(self.dim, name, dtype), x)
-        return horner(polynomial, x)
+        coefficients = _power_coefficients(self.dim, name, dtype)
+        if coefficients:
+            return horner(_as_tensors(coefficients, x), x)
+        return clenshaw(_coefficients(self.dim, name, dtype), x)
 
 
 @_with_derivative(lambda k, dim: mean_resultant_length(k, dim))

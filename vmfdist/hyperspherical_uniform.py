@@ -114,7 +114,7 @@ class HypersphericalUniform(TorchDistribution):
         noise = torch.randn(
             self._extended_shape(sample_shape), dtype=self._like.dtype, device=self._like.device
         )
-        return noise / torch.linalg.vector_norm(noise, dim=-1, keepdim=True)
+        return noise.div_(torch.linalg.vector_norm(noise, dim=-1, keepdim=True))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Minus the log area of the sphere, in the dtype and on the device of ``value``."""
