@@ -70,16 +70,18 @@ def transport(zeta: Tensor, concentration: Tensor, dim: int) -> CosineDraw:
         return _transport_in_dimension_3(zeta, concentration)
     single, shape = zeta.dtype == torch.float32, zeta.shape
     k = concentration if concentration.numel() == 1 else concentration.expand(shape)
-    infinity = 1e37 if single else 1e150  # what stands for it: its square, or inverse, is finite
-    z, k = zeta.double().reshape(-1), k.double().clamp(max=infinity).reshape(-1)
+    z, k = zeta.double().reshape(-1), k.double().clamp(max=1e150).reshape(-1)  # for infinity
     scale = k + _offset(dim)
     level, pace = _interpolate(z, k / scale, dim)
     if single and dim > 2:
         odds, rate = level.exp_().div_(scale), pace.div_(scale)
     else:
-        u = (level - torch.log(scale)) / 2.0
-        u, rate = refine(z, k, dim, u, SINGLE if single else FINE)
-        odds = torch.exp(2.0 * u)
+        # From 1e37 on, where float32 nodes end, only the scale changes.
+        near, effort = (k.clamp(max=1e37), SINGLE) if single else (k, FINE)
+        near_scale = near + _offset(dim)
+        shift = torch.log(near_scale)
+        u, rate = refine(z, near, dim, (level - shift) / 2.0, effort)
+        odds, rate = torch.exp(2.0 * u + shift) / scale, rate * (near_scale / scale)
     t = (odds / (odds + 1.0)).mul_(2.0)
     if single:
         t, rate = t.float(), rate.float()
