@@ -13,6 +13,7 @@ from pathlib import Path
 
 import mpmath as mp
 import torch
+from _list_table import list_table
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -52,14 +53,6 @@ def place(error: accuracy.Error) -> str:
     return f"d = {error.dim}, {at}"
 
 
-def table(title: str, head: list[str], rows: list[list[str]]) -> str:
-    """A table in reStructuredText."""
-    lines = [f".. list-table:: {title}", "   :header-rows: 1", "   :class: accuracy", ""]
-    for row in [head, *rows]:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(row)]
-    return "\n".join(lines) + "\n"
-
-
 def cosine_table() -> str:
     """The table of the map from noise to cosine."""
     rows = [["normal score of a cosine, in standard deviations"], ["derivative of it, relative"]]
@@ -74,7 +67,7 @@ def cosine_table() -> str:
             row += [f"{worst.eps:.1e}", place(worst)]
     limits = ["1e-10, 1e-6", "1e-8, 1e-5"]
     rows = [[*row, limit] for row, limit in zip(rows, limits, strict=True)]
-    return table("Worst error of the map from noise to cosine", HEAD, rows)
+    return list_table("Worst error of the map from noise to cosine", [HEAD, *rows])
 
 
 def main() -> None:
@@ -95,7 +88,7 @@ def main() -> None:
             worst = max(max(measure(dim, dtype)) for dim in tqdm(DIMS, desc=f"{name}, {dtype}"))
             row += [f"{worst.eps:.1f}", place(worst)]
         rows.append([*row, str(limit)])
-    text = table("Worst error, in eps", HEAD, rows)
+    text = list_table("Worst error, in eps", [HEAD, *rows])
 
     text += "\n" + cosine_table()
     text += f"\nMeasured with PyTorch {torch.__version__.split('+')[0]}, on a CPU.\n"

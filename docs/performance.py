@@ -16,6 +16,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from _list_table import list_table
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -50,14 +51,11 @@ def table(title: str, job: rivals.Job, sizes: list[tuple[int, int]]) -> str:
         measured.append((size, medians(job(*size))))
     base = next(iter(measured[0][1]))
     names = list(dict.fromkeys(name for _, spent in measured for name in spent if name != base))
-    lines = [f".. list-table:: {title}", "   :header-rows: 1", ""]
     rows = [["rows, dimension", f"{base}, ms", *names]]
     for (n, dim), spent in measured:
         ratios = [f"{spent[name] / spent[base]:.3g}" if name in spent else "" for name in names]
         rows.append([f"{n:,}, {dim}", f"{1e3 * spent[base]:.3g}", *ratios])
-    for row in rows:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(row)]
-    return "\n".join(lines) + "\n"
+    return list_table(title, rows)
 
 
 def machine() -> str:

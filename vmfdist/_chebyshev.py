@@ -75,9 +75,9 @@ def powers(coefficients: Sequence[float]) -> tuple[float, ...] | None:
 
 
 def horner(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
-    """Evaluates sum c_j x^j element by element, for coefficients that are tensors of one number."""
-    result = coefficients[-1].expand_as(x)
-    for coefficient in reversed(coefficients[:-1]):
+    """Evaluates sum c_j x^j, for coefficients that broadcast with x: one number, or of each x."""
+    *lower, result = coefficients
+    for coefficient in reversed(lower):
         result = torch.addcmul(coefficient, result, x)
     return result
 

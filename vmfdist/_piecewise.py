@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vmfdist._chebyshev import horner
+
 __all__ = ["Grid", "evaluate", "fit"]
 
 
@@ -26,11 +28,11 @@ class Grid(NamedTuple):
 
 
 def _interpolation(terms: int) -> tuple[Tensor, Tensor]:
-    """Chebyshev nodes in (0, 1), and the matrix from values there to powers, highest first."""
+    """Chebyshev nodes in (0, 1), and the matrix from values there to powers, from 1 on."""
     index = torch.arange(terms, dtype=torch.float64, device="cpu")  # whatever the default device
     angles = torch.pi * (index + 0.5) / terms
     nodes = (1.0 + torch.cos(angles)) / 2.0
-    return nodes, torch.linalg.inv(torch.linalg.vander(nodes).flip(-1))
+    return nodes, torch.linalg.inv(torch.linalg.vander(nodes))
 
 
 def fit(function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], grid: Grid) -> Tensor:
@@ -42,7 +44,7 @@ def fit(function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], grid: Grid) ->
 
     Returns:
         A tensor of shape (terms * terms * functions + functions, cells_x * cells_y). Its first
-        rows are powers of y, powers of x, functions, highest powers first. The last are the values
+        rows are powers of y, powers of x, functions, lowest powers first. The last are the values
         at the corner of a cell as far as float32 holds them, and what it does not hold is left to
         the constant terms: so rounding costs little of the change within a cell and nothing more.
     """
@@ -55,8 +57,8 @@ def fit(function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], grid: Grid) ->
     values = torch.stack(function(*(coordinate.reshape(-1) for coordinate in mesh)))
     values = values.view(-1, grid.cells_x, grid.terms, grid.cells_y, grid.terms)
     powers = torch.einsum("fanbm,in,jm->jifab", values, to_powers, to_powers)
-    corner = powers[-1, -1].float()
-    powers[-1, -1] -= corner
+    corner = powers[0, 0].float()
+    powers[0, 0] -= corner
     cells = grid.cells_x * grid.cells_y
     return torch.cat([powers.reshape(-1, cells).float(), corner.reshape(-1, cells)])
 
@@ -81,13 +83,10 @@ def evaluate(coefficients: Tensor, grid: Grid, x: Tensor, y: Tensor) -> Tensor:
     local = coefficients.index_select(1, index.clamp_(0, coefficients.shape[1] - 1))
     functions = len(local) // (grid.terms**2 + 1)
     powers, corner = local[:-functions], local[-functions:]
-    return _horner(_horner(powers, grid.terms, in_y), grid.terms, in_x).double().add_(corner)
+    return _contract(_contract(powers, grid.terms, in_y), grid.terms, in_x).double().add_(corner)
 
 
-def _horner(coefficients: Tensor, terms: int, x: Tensor) -> Tensor:
-    """Contracts the powers, highest first, that lead the first axis of (terms * others, n)."""
+def _contract(coefficients: Tensor, terms: int, x: Tensor) -> Tensor:
+    """Sums over the powers that lead the first axis of (terms * others, n)."""
     rows, n = coefficients.shape
-    result, *rest = coefficients.view(terms, rows // terms, n).unbind()
-    for coefficient in rest:
-        result = torch.addcmul(coefficient, result, x)
-    return result
+    return horner(coefficients.view(terms, rows // terms, n).unbind(), x)

@@ -19,7 +19,7 @@ step of the quadrature. In dimension 3 the equation has a closed solution.
 Accuracy for :math:`|\zeta| \le 8` and concentrations up to 1e12, beyond the rounding of the cosine:
 1e-6 (float32) and 1e-10 (float64) in units of :math:`\zeta`, 1e-5 and 1e-8 relative in the
 derivative; tests/test_cosine.py. In float64 beyond d = 4096 the rounding of log densities of the
-size of d log k shows, 3e-10 at d = 100 000.
+size of d log k shows.
 
 References:
     * M. Figurnov, S. Mohamed and A. Mnih (2018), Implicit reparameterization gradients,

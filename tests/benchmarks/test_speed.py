@@ -6,26 +6,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
 from _pytest.mark import ParameterSet
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import rivals
 
 JOBS = [
-    (job, size) for job in (rivals.draws, rivals.draws_with_gradients) for size in rivals.SAMPLES
+    (rivals.draws, rivals.SAMPLES),
+    (rivals.draws_with_gradients, rivals.SAMPLES),
+    (rivals.log_densities, rivals.DENSITIES),
+    (rivals.divergences, rivals.DIVERGENCES),
 ]
-JOBS += [
-    (job, size) for job in (rivals.log_densities, rivals.divergences) for size in rivals.FUNCTIONS
-]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def timed() -> Iterator[ParameterSet]:
