@@ -21,7 +21,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 import accuracy  # noqa: E402
 from reference import cosine_reference  # noqa: E402
-from vmfdist.cosine import transport  # noqa: E402
+from vmfdist._transport import to_von_mises_fisher as transport  # noqa: E402
 
 DTYPES = (torch.float64, torch.float32)
 DIMS = [*accuracy.ALL_SMALL_DIMS, *accuracy.LARGE_DIMS]
@@ -82,6 +82,7 @@ def main() -> None:
     for name, measure, limit in (
         ("KL of two laws", accuracy.pair_errors, 16),
         ("inverse of the Bessel ratio", accuracy.inverse_errors, 8),
+        ("KL, power spherical to vMF", accuracy.power_to_von_mises_fisher_errors, 8),
     ):
         row = [name]
         for dtype in DTYPES:

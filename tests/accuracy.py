@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mpmath as mp
 import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from reference import Radial, radial
-from vmfdist import HypersphericalUniform, VonMisesFisher, _radial, special
+from reference import power_spherical, radial
+from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher, _beta, _radial, special
 
 # Rounded to float32, so that both dtypes and one reference share the very same numbers.
 CONCENTRATIONS: list[float] = torch.tensor(
@@ -21,7 +21,7 @@ CONCENTRATIONS: list[float] = torch.tensor(
 ALL_SMALL_DIMS = list(range(2, 41))
 LARGE_DIMS = [50, 64, 65, 100, 333, 1000, 4096, 30_000, 100_000, 1_000_000]
 
-Truth = Callable[[Radial, mp.mpf], tuple[mp.mpf, mp.mpf]]  # the true value and its scale
+Truth = Callable[[Any, mp.mpf], tuple[mp.mpf, mp.mpf]]  # the true value and its scale
 
 
 class Quantity(NamedTuple):
@@ -29,6 +29,7 @@ class Quantity(NamedTuple):
     compute: Callable[[Tensor, int], Tensor]
     truth: Truth
     limit: float  # in units of eps
+    reference: Callable[[int, float], Any] = radial
 
 
 class Error(NamedTuple):
@@ -58,23 +59,23 @@ def derivative(function: Callable[[Tensor, int], Tensor], times: int = 1) -> Cal
     return compute
 
 
-def _relative(value: Callable[[Radial, mp.mpf], mp.mpf]) -> Truth:
-    def truth(r: Radial, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+def _relative(value: Callable[[Any, mp.mpf], mp.mpf]) -> Truth:
+    def truth(r: Any, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
         v = value(r, k)
         return v, abs(v)
 
     return truth
 
 
-def _scaled(value: Callable[[Radial, mp.mpf], mp.mpf]) -> Truth:
-    def truth(r: Radial, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+def _scaled(value: Callable[[Any, mp.mpf], mp.mpf]) -> Truth:
+    def truth(r: Any, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
         v = value(r, k)
         return v, max(abs(v), abs(r.log_area), mp.mpf(1))
 
     return truth
 
 
-def _kl_second(r: Radial, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+def _kl_second(r: Any, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
     # A' + k A'' changes sign: relative to its terms.
     return r.variance + k * r.third_cumulant, r.variance + abs(k * r.third_cumulant)
 
@@ -147,13 +148,85 @@ QUANTITIES = [
 ]
 
 
+def _power_law(k: Tensor, dim: int) -> PowerSpherical:
+    loc = torch.zeros(dim, dtype=k.dtype)
+    loc[0] = 1
+    return PowerSpherical(loc, k, validate_args=False)
+
+
+def _power_to_uniform(k: Tensor, dim: int) -> Tensor:
+    return kl_divergence(_power_law(k, dim), HypersphericalUniform(dim))
+
+
+def _uniform_to_power(k: Tensor, dim: int) -> Tensor:
+    return kl_divergence(HypersphericalUniform(dim), _power_law(k, dim))
+
+
+def _power_kl_second(r: Any, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+    term = k * r.third_cumulant_log
+    return r.variance_log + term, r.variance_log + abs(term)
+
+
+def _of_power(name: str, compute: Any, truth: Truth, limit: float) -> Quantity:
+    return Quantity(f"power spherical: {name}", compute, truth, limit, power_spherical)
+
+
+QUANTITIES += [
+    _of_power("log-partition", _beta.log_partition, _relative(lambda r, k: r.log_partition), 8),
+    _of_power(
+        "log-partition, 1st derivative",
+        derivative(_beta.log_partition),
+        _relative(lambda r, k: r.mean_log),
+        16,
+    ),
+    _of_power(
+        "log-partition, 2nd derivative",
+        derivative(_beta.log_partition, 2),
+        _relative(lambda r, k: r.variance_log),
+        64,
+    ),
+    _of_power(
+        "log-partition, 3rd derivative",
+        derivative(_beta.log_partition, 3),
+        _relative(lambda r, k: r.third_cumulant_log),
+        64,
+    ),
+    _of_power(
+        "log normalizer",
+        lambda k, d: _power_law(k, d).log_normalizer,
+        _scaled(lambda r, k: r.log_normalizer(k)),
+        8,
+    ),
+    _of_power(
+        "entropy", lambda k, d: _power_law(k, d).entropy(), _scaled(lambda r, k: r.entropy(k)), 8
+    ),
+    _of_power("KL to uniform", _power_to_uniform, _relative(lambda r, k: r.kl_to_uniform(k)), 8),
+    _of_power(
+        "KL to uniform, 1st derivative",
+        derivative(_power_to_uniform),
+        _relative(lambda r, k: k * r.variance_log),
+        16,
+    ),
+    _of_power(
+        "KL to uniform, 2nd derivative", derivative(_power_to_uniform, 2), _power_kl_second, 64
+    ),
+    _of_power("KL from uniform", _uniform_to_power, _relative(lambda r, k: r.from_uniform), 8),
+    _of_power(
+        "KL from uniform, 1st derivative",
+        derivative(_uniform_to_power),
+        _relative(lambda r, k: r.mean_log_rise),
+        16,
+    ),
+]
+
+
 def errors(quantity: Quantity, dim: int, dtype: torch.dtype) -> Iterator[Error]:
     """The error at every concentration of the grid, in units of eps of the scale."""
     eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
     computed = quantity.compute(torch.tensor(CONCENTRATIONS, dtype=dtype), dim).tolist()
     for k, value in zip(CONCENTRATIONS, computed, strict=True):
         with mp.workdps(40):
-            truth, scale = quantity.truth(radial(dim, k), mp.mpf(k))
+            truth, scale = quantity.truth(quantity.reference(dim, k), mp.mpf(k))
             # Below the smallest normal number nothing has its digits.
             error = abs(mp.mpf(value) - truth) / max(scale, mp.mpf(tiny) / eps)
             yield Error(float(error / eps), dim, k)
@@ -177,6 +250,32 @@ def pair_errors(dim: int, dtype: torch.dtype, stride: int = 1) -> Iterator[Error
                 if k1 == k2 or abs(truth) < mp.mpf("1e-22") * abs(b.log_partition):
                     continue
                 error = abs(mp.mpf(value) - truth) / max(abs(truth), mp.mpf(tiny) / eps)
+                yield Error(float(error / eps), dim, (k1, k2))
+
+
+def power_to_von_mises_fisher_errors(dim: int, dtype: torch.dtype) -> Iterator[Error]:
+    """Errors of the divergence from a power spherical to a von Mises-Fisher law.
+
+    Over the largest of its terms, the log densities at the mode, which cancel where both laws are
+    concentrated alike; at low concentration over those from the uniform law.
+    """
+    eps = torch.finfo(dtype).eps
+    for k1 in CONCENTRATIONS[::2]:
+        for ratio in (0.1, 0.5, 0.51, 3.0):
+            k2 = torch.tensor(k1 * ratio if k1 else ratio, dtype=torch.float32).item()
+            k1_tensor, k2_tensor = (torch.tensor(k, dtype=dtype) for k in (k1, k2))
+            value = kl_divergence(_power_law(k1_tensor, dim), _law(k2_tensor, dim)).item()
+            with mp.workdps(60):
+                p, q = power_spherical(dim, k1), radial(dim, k2)
+                x, y = mp.mpf(k1), mp.mpf(k2)
+                mean = x / (dim - 1 + x)
+                spread = y * (1 - mean)
+                truth = p.kl_to_uniform(k1) + q.log_partition - y * mean
+                log_mode = y - q.log_partition
+                low = (p.kl_to_uniform(k1), q.log_partition, y * mean)
+                high = (p.kl_to_uniform(k1), log_mode, spread, q.log_area)
+                scale = max(low) if y < mp.mpf(dim) / 2 else max(map(abs, high))
+                error = abs(mp.mpf(value) - truth) / max(scale, mp.mpf("1e-30"))
                 yield Error(float(error / eps), dim, (k1, k2))
 
 

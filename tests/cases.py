@@ -15,7 +15,7 @@ from pyro.distributions import TorchDistribution
 from scipy import stats
 from torch import Tensor
 
-from vmfdist import HypersphericalUniform, VonMisesFisher
+from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
 
 # --------------------------------------------------------------------------------------------------
 # The laws
@@ -97,7 +97,11 @@ def _uniform(law: type[TorchDistribution]) -> list[Any]:
     ]
 
 
-CASES = [*_rotational(VonMisesFisher), *_uniform(HypersphericalUniform)]
+CASES = [
+    *_rotational(VonMisesFisher),
+    *_rotational(PowerSpherical),
+    *_uniform(HypersphericalUniform),
+]
 
 
 def cases_of_dim(*dims: int) -> list[Any]:

@@ -160,16 +160,63 @@ def radial(dim: Number, k: Number) -> Radial:
     return radial_by_bessel(dim, k) if dim <= 64 else radial_by_quadrature(dim, k)
 
 
-class CosineReference:
-    """Tail integrals of the density of u = artanh(-w), exp(-k t) (t (2 - t))^(m/2) du."""
+class PowerSphericalRadial(NamedTuple):
+    """The same of a power spherical law; log_partition = log E ((1 + w)/2)^k, w uniform's."""
 
-    def __init__(self, dim: int, k: float) -> None:
-        self.m, self.k = mp.mpf(dim - 1), mp.mpf(k)
-        root = mp.sqrt(self.m**2 + 4 * self.k**2)
-        self.mode = -mp.atanh(2 * self.k / (self.m + root))
-        self.width = mp.sqrt((self.m + root) / (2 * self.m * root))
+    log_partition: mp.mpf
+    from_uniform: mp.mpf  # log_partition less k times its derivative at 0
+    mean_log: mp.mpf  # E log((1 + w)/2), and the variance and third cumulant
+    variance_log: mp.mpf
+    third_cumulant_log: mp.mpf
+    mean_log_rise: mp.mpf  # mean_log less that at concentration 0
+    log_area: mp.mpf
+
+    def kl_to_uniform(self, k: Number) -> mp.mpf:
+        return mp.mpf(k) * self.mean_log - self.log_partition
+
+    def entropy(self, k: Number) -> mp.mpf:
+        return self.log_area - self.kl_to_uniform(k)
+
+    def log_normalizer(self, k: Number) -> mp.mpf:
+        return self.log_area + mp.mpf(k) * mp.log(2) + self.log_partition
+
+
+@functools.cache
+def power_spherical(dim: Number, k: Number) -> PowerSphericalRadial:
+    """Closed forms in gamma functions: (1 + w)/2 has the law Beta(b + k, b), b = (d - 1)/2."""
+    with mp.workdps(70):
+        b = mp.mpf(dim - 1) / 2
+        a = b + mp.mpf(k)
+        log_partition = mp.loggamma(a) - mp.loggamma(b) - mp.loggamma(a + b) + mp.loggamma(2 * b)
+        cumulants = [mp.psi(n, a) - mp.psi(n, a + b) for n in range(3)]
+        at_zero = mp.psi(0, b) - mp.psi(0, 2 * b)
+        return PowerSphericalRadial(
+            log_partition,
+            log_partition - k * at_zero,
+            *cumulants,
+            cumulants[0] - at_zero,
+            log_sphere_area(dim),
+        )
+
+
+class CosineReference:
+    """Tail integrals of the density of u = artanh(-w), exp(-k s) (t (2 - t))^(m/2) du.
+
+    s is t for the von Mises-Fisher law and -log(1 - t/2) for the power spherical one.
+    """
+
+    def __init__(self, dim: int, k: float, power_spherical: bool = False) -> None:
+        self.m, self.k, self.power_spherical = mp.mpf(dim - 1), mp.mpf(k), power_spherical
+        if power_spherical:
+            self.mode = -mp.atanh(self.k / (self.m + self.k))
+            v = self.m * (self.m + 2 * self.k) / (self.m + self.k) ** 2
+            self.width = 1 / mp.sqrt(v * (self.m + self.k))
+        else:
+            root = mp.sqrt(self.m**2 + 4 * self.k**2)
+            self.mode = -mp.atanh(2 * self.k / (self.m + root))
+            self.width = mp.sqrt((self.m + root) / (2 * self.m * root))
         self.top = self._exponent(self.mode)
-        self.far = max(20 * self.width, 160 / self.m)
+        self.far = max(40 * self.width, 250 / self.m)
         self.total, self.first = self._integrals(self.mode - self.far, self.mode + self.far)
 
     @staticmethod
@@ -178,7 +225,10 @@ class CosineReference:
 
     def _exponent(self, u: mp.mpf) -> mp.mpf:
         t = self.t(u)
-        return self.m / 2 * mp.log(t * (2 / (1 + mp.exp(2 * u)))) - self.k * t
+        return self.m / 2 * mp.log(t * (2 / (1 + mp.exp(2 * u)))) - self.k * self.statistic(u)
+
+    def statistic(self, u: mp.mpf) -> mp.mpf:
+        return mp.log1p(mp.exp(2 * u)) if self.power_spherical else self.t(u)
 
     def density(self, u: mp.mpf) -> mp.mpf:
         return mp.exp(self._exponent(u) - self.top)
@@ -186,12 +236,18 @@ class CosineReference:
     def _integrals(
         self, low: mp.mpf, high: mp.mpf, unit: mp.mpf | None = None
     ) -> tuple[mp.mpf, mp.mpf]:
-        """Of the density and of t times it, in units of the density at ``unit`` or the mode."""
+        """Of the density and of s times it, in units of the density at ``unit`` or the mode."""
         base = self.top if unit is None else self._exponent(unit)
-        inner = (self.mode + j * self.width for j in (-16, -8, -4, -2, 0, 2, 4, 8, 16))
-        points = [low, *(u for u in inner if low < u < high), high]
+        inner = {self.mode + j * self.width for j in (-16, -8, -4, -2, 0, 2, 4, 8, 16)}
+        # Far out the integrand falls at its own rate from the end that is next to the mode.
+        for end in (low, high):
+            slope = mp.diff(self._exponent, end, h=mp.mpf("1e-10"))
+            pace = 1 / (abs(slope) + 1 / self.width)
+            inner |= {end + side * j * pace for j in (1, 4, 12, 36, 80) for side in (-1, 1)}
+        points = [low, *sorted(u for u in inner if low < u < high), high]
         mass = mp.quad(lambda u: mp.exp(self._exponent(u) - base), points)
-        return mass, mp.quad(lambda u: mp.exp(self._exponent(u) - base) * self.t(u), points)
+        first = mp.quad(lambda u: mp.exp(self._exponent(u) - base) * self.statistic(u), points)
+        return mass, first
 
     def score_and_rate(self, u: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
         """Normal score of P(U <= u), and d artanh(w)/dk at that quantile."""
@@ -201,8 +257,28 @@ class CosineReference:
         tail = mass * self.density(u) / self.total
         start = mp.sqrt(2 * abs(mp.log(tail))) * mp.mpf("0.8") if tail < 0.5 else mp.mpf(0)
         score = mp.findroot(lambda x: mp.log(mp.ncdf(-x)) - mp.log(tail), start)
-        # The integral of t - E t over the tail above, or minus that below.
+        # The integral of s - E s over the tail above, or minus that below.
         return side * score, side * (first - mass * self.first / self.total)
+
+    def probabilities(self, u: mp.mpf) -> tuple[mp.mpf, mp.mpf, mp.mpf]:
+        """P(U < u), P(U > u), and the derivative of the former in the concentration."""
+        side = -1 if u < self.mode else 1
+        ends = (u - self.far, u) if side < 0 else (u, u + self.far)
+        # In units of the density at u: quadrature is to an absolute error.
+        mass, first = (x * self.density(u) / self.total for x in self._integrals(*ends, unit=u))
+        slope = side * (first - mass * self.first / self.total)
+        return (mass, 1 - mass, slope) if side < 0 else (1 - mass, mass, slope)
+
+    def entropy(self) -> mp.mpf:
+        """Of the cosine: u has a density of 1 - w^2 = sech(u)^2 times that of w."""
+
+        def term(u: mp.mpf) -> mp.mpf:
+            density = self.density(u) / self.total
+            return -density * (mp.log(density) + 2 * mp.log(mp.cosh(u)))
+
+        inner = (self.mode + j * self.width for j in (-16, -8, -4, -2, 0, 2, 4, 8, 16))
+        ends = self.mode - self.far, self.mode + self.far
+        return mp.quad(term, sorted({*inner, *ends}))
 
     def errors(self, zeta: float, t: float, rate: float, eps: float) -> tuple[mp.mpf, mp.mpf]:
         """Errors of the normal score and (relative) of the rate, beyond the rounding of t itself.
@@ -221,5 +297,5 @@ class CosineReference:
 
 
 @functools.cache
-def cosine_reference(dim: int, k: float) -> CosineReference:
-    return CosineReference(dim, k)
+def cosine_reference(dim: int, k: float, power_spherical: bool = False) -> CosineReference:
+    return CosineReference(dim, k, power_spherical)

@@ -58,10 +58,18 @@ def test_shapes_of_the_law(case: Case, dtype: torch.dtype) -> None:
         value = getattr(law, name)
         assert value.shape == (*case.batch_shape, case.dim), name
         assert value.dtype == dtype, name
-    for value in (law.entropy(), law.mean_resultant_length):
+    numbers = (law.entropy(), law.mean_resultant_length, *law.covariance_eigenvalues)
+    for value in (*numbers, law.mass_cone(0.5)):
         assert value.shape == case.batch_shape
         assert value.dtype == dtype
     torch.testing.assert_close(law.stddev.square(), law.variance)
+    matrix = law.covariance_matrix
+    assert matrix.shape == (*case.batch_shape, case.dim, case.dim)
+    assert matrix.dtype == dtype
+    assert torch.equal(matrix.diagonal(dim1=-2, dim2=-1), law.variance)
+    cosine = law.cosine
+    assert (cosine.batch_shape, cosine.event_shape) == (case.batch_shape, ())
+    assert cosine.mean.dtype == dtype
 
 
 @every_case
@@ -318,36 +326,43 @@ def test_entropy_is_minus_the_mean_log_density(case: Case) -> None:
 # The density
 
 
-def nodes_on_sphere(dim: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights that integrate densities as narrow as at a concentration of 1e4."""
+def nodes_on_sphere(loc: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes around loc and weights that integrate densities as narrow as at a concentration of 1e4.
+
+    By Gauss and Legendre along the half circle from loc to its antipode, where the density of the
+    power spherical law is not smooth.
+    """
     n = 800
-    angle = 2 * math.pi * (torch.arange(n, dtype=torch.float64) + 0.3) / n
-    circle = torch.stack((angle.cos(), angle.sin()), -1)
-    if dim == 2:
-        return circle, torch.full((n,), 2 * math.pi / n, dtype=torch.float64)
-    z, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(n // 2))
-    across = torch.sqrt(1 - z * z)
-    nodes = torch.cat(
-        (
-            across[:, None, None] * circle,
-            z[:, None, None].expand(n // 2, n, 1),
-        ),
-        -1,
-    )
-    return nodes.reshape(-1, 3), (weight * (2 * math.pi / n)).repeat_interleave(n)
+    x, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(n // 2))
+    angle, weight = math.pi * (x + 1) / 2, weight * math.pi / 2
+    along = angle.cos()[:, None] * loc
+    if loc.shape[-1] == 2:
+        across = angle.sin()[:, None] * torch.stack((-loc[1], loc[0]))
+        return torch.cat((along + across, along - across)), weight.repeat(2)
+    _, _, frame = torch.linalg.svd(loc[None])  # its last rows are perpendicular to loc
+    turn = 2 * math.pi * (torch.arange(n, dtype=torch.float64) + 0.3) / n
+    tangent = torch.stack((turn.cos(), turn.sin()), -1) @ frame[1:]
+    nodes = along[:, None] + angle.sin()[:, None, None] * tangent
+    weight = (weight * angle.sin())[:, None].expand(n // 2, n) * (2 * math.pi / n)
+    return nodes.reshape(-1, 3), weight.reshape(-1)
 
 
 @pytest.mark.parametrize("case", cases_of_dim(2, 3))
 def test_density_integrates_to_one(case: Case) -> None:
-    law = case.build(validate_args=False)
-    nodes, weights = nodes_on_sphere(case.dim)
-    nodes = nodes.reshape(-1, *(1,) * len(case.batch_shape), case.dim)
-    density = law.log_prob(nodes).exp()
-    total = torch.tensordot(weights, density, dims=1)
-    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-10)
-    # ... and has the mean that the law states
-    mean = torch.tensordot(weights, density.unsqueeze(-1) * nodes, dims=1)
-    torch.testing.assert_close(mean, law.mean, rtol=0, atol=1e-10)
+    whole = case.build(validate_args=False)
+    for index in np.ndindex(case.batch_shape):
+        own = {name: p[index] for name, p in parameters(whole).items()}
+        own = own or {"dim": case.dim, "dtype": torch.float64}
+        law = case.law(**own, validate_args=False)
+        loc = own.get("loc", torch.eye(case.dim, dtype=torch.float64)[0])
+        nodes, weights = nodes_on_sphere(loc)
+        density = law.log_prob(nodes).exp()
+        assert weights @ density == pytest.approx(1, abs=1e-10)
+        # ... and has the mean and the covariance that the law states
+        mean = (weights * density) @ nodes
+        torch.testing.assert_close(mean, law.mean, rtol=0, atol=1e-10)
+        covariance = (nodes - mean).T @ ((weights * density)[:, None] * (nodes - mean))
+        torch.testing.assert_close(covariance, law.covariance_matrix, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("case", cases_of_dim(4, 5))

@@ -1,158 +1,437 @@
-"""The map from a normal variable to the cosine, against integrals in mpmath."""
+"""The laws of the cosine: probabilities, quantiles, moments, draws."""
 
 from __future__ import annotations
 
+import copy
 import math
-from concurrent.futures import ThreadPoolExecutor
+import pickle
+from typing import Any
 
 import mpmath as mp
+import pyro
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
 
-from reference import cosine_reference
-from vmfdist.cosine import _table, transport
+from cases import FAILURE_RATE, assert_mean, directions
+from reference import cosine_reference, radial
+from strategies import in_dtype
+from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
+from vmfdist.cosine import CosineLaw, PowerSphericalCosine, VonMisesFisherCosine
 
-LIMITS = {torch.float32: (1e-6, 1e-5), torch.float64: (1e-10, 1e-8)}  # of score and rate
+LAWS = [VonMisesFisherCosine, PowerSphericalCosine]
+of_each_law = pytest.mark.parametrize("law", LAWS)
 
 
-def check(dim: int, k: float, zeta: float, dtype: torch.dtype) -> None:
-    z = torch.tensor(zeta, dtype=dtype)
-    k = torch.tensor(k, dtype=dtype).item()
-    t, rate = (x.item() for x in transport(z, torch.tensor(k, dtype=dtype), dim))
-    info = torch.finfo(dtype)
-    if 2 - t < 8 * info.eps or t < info.tiny:
-        return  # the antipode, or less than the least normal number: rounding leaves no digits
+def double(x: float | list[float]) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def reference(law: CosineLaw) -> Any:
+    return cosine_reference(
+        law.dim, law.concentration.item(), isinstance(law, PowerSphericalCosine)
+    )
+
+
+# Probabilities
+
+
+def check_probabilities(law: CosineLaw, step: float) -> None:
+    """At a cosine so many widths from the mode, against integrals, relative in both tails."""
     with mp.workdps(22):
-        errors = cosine_reference(dim, k).errors(z.item(), t, rate, info.eps)
-    assert errors[0] <= LIMITS[dtype][0]
-    assert errors[1] <= LIMITS[dtype][1]
+        r = reference(law)
+        u = r.mode + step * r.width
+        t = double(float(r.t(u)))
+        if not 1e-280 < t.item() < 2:
+            return
+        k = law.concentration.clone().requires_grad_()
+        law = type(law)(k, law.dim)
+        u = mp.log(mp.mpf(t.item()) / (2 - mp.mpf(t.item()))) / 2
+        below, above, slope = r.probabilities(u)  # of u, which falls with w
+        found = law.sf(one_minus_value=t), law.cdf(one_minus_value=t)
+        for value, truth in zip(found, (below, above), strict=True):
+            if truth > 1e-280:
+                assert abs(value.item() / truth - 1) < 1e-10
+        if min(below, above) > 1e-280:
+            for value, sign in zip(found, (1, -1), strict=True):
+                (gradient,) = torch.autograd.grad(value, k)
+                assert abs(gradient.item() / (sign * slope) - 1) < 1e-9
 
 
-DTYPES = [torch.float32, torch.float64]
-CONCENTRATIONS = st.one_of(
-    st.just(0.0), st.floats(-2, 3).map(lambda e: 10.0**e), st.floats(-12, 12).map(lambda e: 10.0**e)
-)
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 10, 4096])
+def test_probabilities_on_a_grid(law: type[CosineLaw], dim: int) -> None:
+    for k in (0.0, 5.0, 1e8):
+        for step in (-5.0, 0.3, 5.0):
+            check_probabilities(law(double(k), dim), step)
 
 
-@pytest.mark.parametrize("dim", [2, 3, 4, 5, 8, 20, 65, 1000])
-def test_score_and_rate_on_a_grid(dim: int) -> None:
-    for k in (0.0, 3.0, 40.0, 1e6, 1e12):
-        for zeta in (-8.0, 0.1, 3.0, 6.5):
-            for dtype in DTYPES:
-                check(dim, k, zeta, dtype)
-
-
-@given(
-    dim=st.one_of(st.integers(2, 12), st.sampled_from((15, 16, 31, 63, 64, 333, 2000))),
-    k=CONCENTRATIONS,
-    zeta=st.floats(-8, 8),
-    dtype=st.sampled_from(DTYPES),
-)
-@example(dim=2, k=0.0, zeta=4.0, dtype=torch.float64)
-@example(dim=2, k=1e12, zeta=-5.0, dtype=torch.float32)
-@example(dim=4, k=0.5, zeta=4.0, dtype=torch.float32)
-def test_score_and_rate_anywhere(dim: int, k: float, zeta: float, dtype: torch.dtype) -> None:
-    check(dim, k, zeta, dtype)
-
-
-@pytest.mark.parametrize("dim", [2, 3, 4, 6, 12])
 @settings(max_examples=20)
-@given(zeta=st.floats(4, 8), shift=st.floats(-6, 6), dtype=st.sampled_from(DTYPES))
-def test_where_the_antipode_comes_into_reach(
-    dim: int, zeta: float, shift: float, dtype: torch.dtype
-) -> None:
-    # About zeta^2 = 4k the quantile turns from the neighbourhood of the mode to that of -loc.
-    check(dim, max(0.0, zeta * zeta / 4 + shift), zeta, dtype)
+@given(
+    law=st.sampled_from(LAWS),
+    dim=st.one_of(st.integers(2, 12), st.sampled_from((31, 64, 333, 4096))),
+    k=st.just(0.0) | st.floats(-3, 8).map(lambda x: 10.0**x),
+    step=st.floats(-10, 10),
+)
+@example(law=PowerSphericalCosine, dim=8, k=300.0, step=9.0)
+@example(law=VonMisesFisherCosine, dim=2, k=1e8, step=-20.0)
+def test_probabilities_anywhere(law: type[CosineLaw], dim: int, k: float, step: float) -> None:
+    check_probabilities(law(double(k), dim), step)
 
 
-def test_the_check_can_fail() -> None:
-    # A concentration that is wrong by 1e-8 is caught.
-    reference = cosine_reference(5, 10.0)
-    arguments = torch.tensor([1.0, 10.0 * (1 + 1e-8)], dtype=torch.float64)
-    t, rate = (x.item() for x in transport(*arguments, 5))
+def test_the_check_of_probabilities_can_fail() -> None:
     with mp.workdps(22):
-        score, true_rate = reference.score_and_rate(mp.log(mp.mpf(t) / (2 - mp.mpf(t))) / 2)
-    assert abs(score - 1) > 1e-9
-    assert abs(rate / true_rate - 1) > 1e-9
+        r = cosine_reference(10, 5.0)
+        below, _, _ = r.probabilities(mp.mpf(-0.5))
+        t = double(float(r.t(mp.mpf(-0.5))))
+    wrong = VonMisesFisherCosine(double(5 * (1 + 1e-8)), 10)
+    assert abs(wrong.sf(one_minus_value=t).item() / below - 1) > 1e-9
 
 
-@pytest.mark.parametrize("dim", [2, 3, 4, 20])
-def test_ends(dim: int) -> None:
-    z = torch.tensor([-3.0, 0.0, 3.0])
-    t, rate = transport(z, torch.tensor(0.0), dim)
-    assert t[1] == pytest.approx(1.0, abs=1e-6)
-    assert t[0] + t[2] == pytest.approx(2.0, abs=1e-6)  # the uniform law is symmetric
-    assert rate.tolist() == pytest.approx([1 / (dim - 1)] * 3, rel=1e-5)
-    t, rate = transport(z, torch.tensor(1e30), dim)
-    assert (t < 1e-28).all()
-    assert rate.isfinite().all()
+def test_closed_forms_of_dimension_3() -> None:
+    w = double([-1.0, -0.7, 0.0, 0.4, 0.999, 1.0])
+    for k in (0.5, 20.0):
+        law = VonMisesFisherCosine(double(k), 3)
+        expected = torch.expm1(k * (w + 1)) / math.expm1(2 * k)
+        torch.testing.assert_close(law.cdf(w), expected, rtol=1e-10, atol=0)
+        law = PowerSphericalCosine(double(k), 3)
+        expected = ((1 + w) / 2) ** (1 + k)
+        torch.testing.assert_close(law.cdf(w), expected, rtol=1e-10, atol=0)
 
 
-def test_dimension_3_in_closed_form() -> None:
-    # 1 - w is exponential, cut at 2.
-    z = torch.linspace(-5, 5, 21, dtype=torch.float64)
-    for k in (0.1, 2.0, 30.0):
-        t, _ = transport(z, torch.tensor(k, dtype=torch.float64), 3)
-        for value, zeta in zip(t.tolist(), z.tolist(), strict=True):
-            with mp.workdps(40):
-                p = mp.ncdf(mp.mpf(zeta))
-                truth = -mp.log(1 - p * (1 - mp.exp(-2 * mp.mpf(k)))) / k
-            assert value == pytest.approx(float(truth), rel=1e-13)
+def test_arcsine_law_of_the_circle() -> None:
+    w = double([-0.99, -0.3, 0.0, 0.5, 1 - 1e-12])
+    law = HypersphericalUniform(2, dtype=torch.float64).cosine
+    torch.testing.assert_close(law.sf(w), torch.acos(w) / math.pi, rtol=1e-12, atol=0)
 
 
-def test_monotone_and_broadcast() -> None:
-    z = torch.linspace(-5, 5, 501).expand(3, 501)
-    k = torch.tensor([0.0, 1.0, 100.0]).unsqueeze(-1)
-    for dim in (2, 3, 8, 100):
-        t, rate = transport(z, k, dim)
-        assert t.shape == rate.shape == (3, 501)
-        assert (t.diff(dim=-1) >= 0).all()
-        assert (rate > 0).all()
-        assert (rate <= 2 / (dim - 1) + 1e-6).all()
+@pytest.mark.parametrize("dim", [2, 5, 30])
+def test_power_spherical_is_a_beta_law(dim: int) -> None:
+    a, k = (dim - 1) / 2, 4.5
+    x = double([0.2, 0.5, 0.8, 0.95])
+    law = PowerSphericalCosine(double(k), dim)
+    expected = torch.from_numpy(stats.beta(a + k, a).cdf(x.numpy()))
+    torch.testing.assert_close(law.cdf(2 * x - 1), expected, rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@of_each_law
+def test_ends_of_the_support(law: type[CosineLaw], dtype: torch.dtype) -> None:
+    w = torch.tensor([-1.0, 1.0], dtype=dtype)
+    for dim in (2, 3, 20):
+        for k in (0.0, 1.0, 1e5, math.inf):
+            ours = law(torch.tensor(k, dtype=dtype), dim)
+            assert ours.cdf(w).tolist() == [0.0, 1.0]
+            assert ours.sf(w).tolist() == [1.0, 0.0]
+            assert ours.icdf(torch.tensor([0.0, 1.0])).tolist() == [-1.0, 1.0]
+            assert ours.isf(torch.tensor([0.0, 1.0])).tolist() == [1.0, -1.0]
+
+
+@of_each_law
+def test_point_mass(law: type[CosineLaw]) -> None:
+    ours = law(math.inf, 5)
+    assert ours.cdf(torch.tensor([0.0, 0.999])).tolist() == [0.0, 0.0]
+    assert ours.icdf(torch.tensor([1e-3, 0.5])).tolist() == [1.0, 1.0]
+    assert ours.mean == 1
+    assert ours.variance == 0
+    assert ours.rsample((3,)).tolist() == [1.0, 1.0, 1.0]
+
+
+# Quantiles
+
+
+@of_each_law
+@settings(max_examples=12)
+@given(
+    dim=st.one_of(st.integers(2, 12), st.sampled_from((31, 64, 333, 4096))),
+    k=st.just(0.0) | st.floats(-3, 8).map(lambda x: 10.0**x),
+    log10_p=st.floats(-100, -0.31),
+    upper=st.booleans(),
+)
+@example(dim=3, k=1e8, log10_p=-0.4, upper=True)
+def test_quantiles_anywhere(
+    law: type[CosineLaw], dim: int, k: float, log10_p: float, upper: bool
+) -> None:
+    ours, p = law(double(k), dim), 10.0**log10_p
+    t = (ours.one_minus_isf if upper else ours.one_minus_icdf)(double(p)).item()
+    if not 1e-280 < t < 2 * (1 - 1e-12):
+        return  # less than the least number, or rounding next to w = -1 leaves no digits
+    with mp.workdps(22):
+        r = reference(ours)
+        u = mp.log(mp.mpf(t) / (2 - mp.mpf(t))) / 2
+        below, above, _ = r.probabilities(u)
+        truth = below if upper else above
+        # An ulp of t moves the probability by its density.
+        rounding = mp.mpf(2.3e-16) / (2 - mp.mpf(t)) * r.density(u) / r.total / truth
+    assert abs(p / truth - 1) < 1e-10 + rounding
+
+
+@of_each_law
+def test_quantiles_and_their_complements_agree(law: type[CosineLaw]) -> None:
+    p = double([1e-12, 1e-3, 0.3, 0.5, 0.9])
+    ours = law(double([[0.0], [3.0], [50.0]]), 6)
+    torch.testing.assert_close(ours.icdf(p), 1 - ours.one_minus_icdf(p))
+    torch.testing.assert_close(ours.isf(p), 1 - ours.one_minus_isf(p))
+    torch.testing.assert_close(ours.icdf(p), ours.isf(1 - p), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ours.cdf(ours.icdf(p)), p.expand(3, 5), rtol=1e-9, atol=0)
+
+
+# Gradients
+
+
+@of_each_law
 @pytest.mark.parametrize("dim", [2, 3, 7])
-def test_many_rows_agree_with_few(dim: int, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(5000, generator=generator, dtype=dtype)
-    k = torch.rand(5000, generator=generator, dtype=dtype) * 50
-    whole = transport(z, k, dim)
-    for part, full in zip(transport(z[:50], k[:50], dim), whole, strict=True):
-        torch.testing.assert_close(part, full[:50], rtol=4 * torch.finfo(dtype).eps, atol=0)
-    assert math.isfinite(whole.rate.sum().item())
+def test_gradcheck(law: type[CosineLaw], dim: int) -> None:
+    k = double([0.4, 3.0, 20.0]).requires_grad_()
+    w = double([-0.3, 0.5, 0.9]).requires_grad_()
+    p = double([0.05, 0.4, 0.8]).requires_grad_()
+
+    def of(name: str) -> Any:
+        return lambda x, k: getattr(law(k, dim), name)(x)
+
+    for name in ("cdf", "sf", "log_prob"):
+        assert gradcheck(of(name), (w, k), check_forward_ad=True, atol=1e-6)
+    for name in ("icdf", "isf", "one_minus_icdf", "one_minus_isf"):
+        assert gradcheck(of(name), (p, k), check_forward_ad=True, atol=1e-6)
+    assert gradcheck(lambda k: law(k, dim).entropy(), k, atol=1e-6)
+    assert gradcheck(lambda k: law(k, dim).mean, k)
+    assert gradcheck(lambda k: law(k, dim).variance, k)
+    assert gradgradcheck(lambda x: law(k.detach(), dim).cdf(x), w)
+    assert gradgradcheck(of("log_prob"), (w, k))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("dim", [2, 3, 7, 100])
-def test_one_concentration_for_all_rows(dim: int, dtype: torch.dtype) -> None:
-    z = torch.linspace(-5, 5, 101, dtype=dtype)
-    for k in (0.0, 7.0, 1e5, math.inf):
-        shared = transport(z, torch.tensor(k, dtype=dtype), dim)
-        by_row = transport(z, torch.full_like(z, k), dim)
-        for one, many in zip(shared, by_row, strict=True):
-            torch.testing.assert_close(one, many, rtol=4 * torch.finfo(dtype).eps, atol=0)
+@of_each_law
+def test_second_derivatives_in_the_concentration_are_refused(law: type[CosineLaw]) -> None:
+    k = double(3.0).requires_grad_()
+    ours = law(k, 5)
+    for value in (ours.cdf(double(0.2)), ours.icdf(double(0.2)), ours.entropy(), ours.rsample()):
+        (first,) = torch.autograd.grad(value, k, create_graph=True)
+        with pytest.raises(NotImplementedError, match="second derivatives"):
+            torch.autograd.grad(first, k)
 
 
-@pytest.mark.parametrize("dim", [2, 3, 7, 100])
-def test_nan_stays_where_it_is(dim: int) -> None:
-    z = torch.tensor([math.nan, 0.5, 0.5])
-    k = torch.tensor([1.0, math.nan, 1.0])
-    for result in transport(z, k, dim):
-        assert result.isnan().tolist() == [True, True, False]
+@of_each_law
+def test_vmap_and_jacobians(law: type[CosineLaw]) -> None:
+    w, k = double([-0.3, 0.5, 0.9]), double([0.4, 3.0, 20.0])
+
+    def cdf(w: Tensor, k: Tensor) -> Tensor:
+        return law(k, 5, validate_args=False).cdf(w)
+
+    rows = torch.vmap(cdf, (None, 0))(w, k)
+    torch.testing.assert_close(rows, law(k.unsqueeze(-1), 5).cdf(w))
+    gradients = torch.vmap(torch.func.grad(cdf))(w, k)
+    torch.testing.assert_close(gradients, law(k, 5).log_prob(w).exp())
 
 
-@pytest.mark.parametrize("dim", [2, 4, 5, 6, 11, 12, 63, 64, 100_000])
-def test_a_table_takes_at_most_a_megabyte(dim: int) -> None:
-    table = _table(dim, torch.device("cpu"))
-    assert table.numel() * table.element_size() <= 1 << 20
+def test_gradients_at_concentration_zero_and_the_ends_are_finite() -> None:
+    for law in LAWS:
+        for dim in (2, 3, 8):
+            k = double(0.0).requires_grad_()
+            ours = law(k, dim)
+            w = double(0.0)  # where t = 1 exactly
+            for value in (ours.cdf(w), ours.log_prob(w), ours.icdf(double(0.3)), ours.entropy()):
+                (gradient,) = torch.autograd.grad(value, k)
+                assert gradient.isfinite()
+            w = double([-1.0, 1.0]).requires_grad_()
+            (gradient,) = torch.autograd.grad(ours.cdf(w).sum(), w)
+            assert not gradient.isnan().any()
 
 
-def test_a_table_is_built_once() -> None:
-    device = torch.device("cpu")
-    with ThreadPoolExecutor(4) as pool:
-        tables = list(pool.map(lambda _: _table(9, device), range(8)))
-    assert all(torch.equal(table, tables[0]) for table in tables)
-    assert _table(9, device) is _table(9, device)
+# Density and moments
+
+
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 8, 1000])
+def test_log_density(law: type[CosineLaw], dim: int, dtype: torch.dtype) -> None:
+    for k in (0.0, 0.7, 30.0, 1e6):
+        k = in_dtype(k, dtype)
+        ours = law(torch.tensor(k, dtype=dtype), dim)
+        r = reference(ours)
+        for step in (-3.0, 0.1, 2.0):
+            with mp.workdps(25):
+                t = in_dtype(float(r.t(r.mode + step * r.width)), dtype)
+                t, x = mp.mpf(t), mp.mpf(k)
+                u = mp.log(t / (2 - t)) / 2
+                truth = mp.log(r.density(u) / r.total) - mp.log(t * (2 - t))
+                terms = [
+                    truth,
+                    x * r.statistic(u),
+                    (dim - 3) / 2 * mp.log(t),
+                    dim * mp.log(dim + x),
+                ]
+            value = ours.log_prob(one_minus_value=torch.tensor(float(t), dtype=dtype)).item()
+            assert abs(value - truth) < 8 * torch.finfo(dtype).eps * max(map(abs, terms))
+
+
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 8, 100])
+def test_entropy(law: type[CosineLaw], dim: int, dtype: torch.dtype) -> None:
+    for k in (0.0, 0.7, 30.0, 1e6):
+        ours = law(torch.tensor(k, dtype=dtype), dim)
+        with mp.workdps(20):
+            truth = float(reference(ours).entropy())
+        tolerance = max(1e-10, 4 * torch.finfo(dtype).eps) * max(1, abs(truth))
+        assert ours.entropy().item() == pytest.approx(truth, abs=tolerance)
+
+
+def test_moments_of_the_power_spherical_cosine(dtype: torch.dtype) -> None:
+    eps = torch.finfo(dtype).eps
+    for dim in (2, 3, 10, 1000):
+        for k in (0.0, 1e-6, 0.7, 30.0, 1e12):
+            k = in_dtype(k, dtype)
+            law = PowerSphericalCosine(torch.tensor(k, dtype=dtype), dim)
+            with mp.workdps(30):
+                b = mp.mpf(dim - 1) / 2
+                a = b + mp.mpf(k)
+                mean, variance = (a - b) / (a + b), 4 * a * b / ((a + b) ** 2 * (a + b + 1))
+                assert abs(law.mean.item() - mean) <= 4 * eps * mean
+                assert abs(law.variance.item() - variance) <= 8 * eps * variance
+
+
+def test_moments_of_the_von_mises_fisher_cosine() -> None:
+    law = VonMisesFisherCosine(double(7.0), 9)
+    r = radial(9, 7.0)
+    assert law.mean.item() == pytest.approx(float(r.mean), rel=1e-15)
+    assert law.variance.item() == pytest.approx(float(r.variance), rel=1e-15)
+
+
+# Draws
+
+
+def uniform_p_value(x: Tensor) -> float:
+    return float(stats.kstest(x.numpy(), "uniform").pvalue)
+
+
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 12])
+def test_draws(law: type[CosineLaw], dim: int) -> None:
+    for k in (0.0, 4.0, 300.0):
+        ours = law(double(k), dim)
+        draws = ours.sample((20_000,))
+        assert uniform_p_value(ours.cdf(draws)) > FAILURE_RATE
+        assert_mean(draws, ours.mean)
+        assert_mean((draws - ours.mean).square(), ours.variance)
+        assert_mean(-ours.log_prob(draws), ours.entropy())
+    wrong = law(double(330.0), dim)  # a tenth more is seen
+    assert uniform_p_value(wrong.cdf(draws)) < FAILURE_RATE
+
+
+@of_each_law
+def test_gradient_of_draws_is_that_of_the_quantile(law: type[CosineLaw]) -> None:
+    k = double([0.3, 5.0, 80.0]).requires_grad_()
+    ours = law(k, 6)
+    draws = ours.rsample()
+    (gradient,) = torch.autograd.grad(draws.sum(), k)
+    p = ours.cdf(draws.detach())
+    (expected,) = torch.autograd.grad(ours.icdf(p.detach()).sum(), k)
+    torch.testing.assert_close(gradient, expected, rtol=1e-7, atol=0)
+
+
+# The laws on the sphere
+
+
+@pytest.mark.parametrize("law", [VonMisesFisher, PowerSpherical])
+def test_cosines_of_draws_on_the_sphere(law: type[VonMisesFisher]) -> None:
+    loc = directions(7)
+    ours = law(loc, 9.0)
+    w = ours.sample((20_000,)) @ loc
+    assert uniform_p_value(ours.cosine.cdf(w)) > FAILURE_RATE
+    assert uniform_p_value(law(loc, 10.0).cosine.cdf(w)) < FAILURE_RATE
+
+
+def test_cosines_of_uniform_draws() -> None:
+    law = HypersphericalUniform(7, dtype=torch.float64)
+    w = law.sample((20_000,))[:, 3]
+    assert uniform_p_value(law.cosine.cdf(w)) > FAILURE_RATE
+
+
+def test_mass_cone_in_closed_form() -> None:
+    # d = 3: the angle a holds (1 - exp(-k (1 - cos a))) / (1 - exp(-2k))
+    loc = directions(3)
+    for k in (0.1, 5.0, 1e8):
+        for p in (0.01, 0.5, 0.95):
+            angle = VonMisesFisher(loc, k).mass_cone(p).item()
+            t = -math.log1p(p * math.expm1(-2 * k)) / k
+            assert angle == pytest.approx(2 * math.asin(math.sqrt(t / 2)), rel=1e-10)
+    assert HypersphericalUniform(3, dtype=torch.float64).mass_cone(0.5).item() == pytest.approx(
+        math.pi / 2, rel=1e-12
+    )
+    power = PowerSpherical(loc, 4.0).mass_cone(0.3).item()
+    assert power == pytest.approx(math.acos(2 * 0.7**0.2 - 1), rel=1e-10)
+
+
+def test_mass_cone_in_float32_at_high_concentration() -> None:
+    # There the squared angle times k is chi squared with d - 1 degrees of freedom.
+    law = VonMisesFisher(directions(6, dtype=torch.float32), 1e8)
+    angle = law.mass_cone(torch.tensor([0.1, 0.5, 0.99]))
+    expected = torch.tensor(stats.chi2(5).ppf([0.1, 0.5, 0.99]) / 1e8).sqrt().float()
+    torch.testing.assert_close(angle, expected, rtol=1e-5, atol=0)
+
+
+def test_mass_cone_holds_its_mass() -> None:
+    law = VonMisesFisher(directions(2, 5), torch.tensor([1.0, 50.0]))
+    angle = law.mass_cone(0.8)
+    inside = (law.sample((5000,)) * law.loc).sum(-1) > angle.cos()
+    assert_mean(inside.double(), 0.8)
+
+
+# Contract
+
+
+@of_each_law
+def test_shapes_copies_and_pyro(law: type[CosineLaw], dtype: torch.dtype) -> None:
+    ours = law(torch.tensor([1.0, 2.0], dtype=dtype), 4)
+    assert (ours.batch_shape, ours.event_shape, ours.dim) == ((2,), (), 4)
+    larger = ours.expand((3, 2))
+    assert type(larger) is law
+    assert larger.rsample((5,)).shape == (5, 3, 2)
+    assert larger.cdf(torch.zeros(4, 1, 1)).shape == (4, 3, 2)
+    assert larger.entropy().shape == (3, 2)
+    for twin in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours)):
+        torch.testing.assert_close(twin.log_prob(torch.zeros(2)), ours.log_prob(torch.zeros(2)))
+    with pyro.plate("plate", 2):
+        assert pyro.sample("w", ours).dtype == dtype
+    assert ours.cdf(torch.zeros(2, dtype=torch.float64)).dtype == dtype
+    assert repr(ours) == f"{law.__name__}(concentration: (2,), dim: 4)"
+
+
+@of_each_law
+def test_errors(law: type[CosineLaw]) -> None:
+    ours = law(2.0, 4)
+    with pytest.raises(ValueError, match=r"value must lie in \[-1, 1\].*1\.5"):
+        ours.cdf(torch.tensor(1.5))
+    with pytest.raises(ValueError, match=r"value must lie in \[-1, 1\]"):
+        ours.log_prob(torch.tensor(math.nan))
+    with pytest.raises(ValueError, match=r"one_minus_value must lie in \[0, 2\]"):
+        ours.sf(one_minus_value=torch.tensor(-0.5))
+    with pytest.raises(ValueError, match="exactly one"):
+        ours.cdf()
+    with pytest.raises(ValueError, match="exactly one"):
+        ours.cdf(torch.tensor(0.0), one_minus_value=torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"probabilities must lie in \[0, 1\]"):
+        ours.icdf(torch.tensor(1.2))
+    with pytest.raises(TypeError, match="tensor"):
+        ours.icdf(0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tensor"):
+        ours.cdf(0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="concentration"):
+        law(-1.0, 4)
+    with pytest.raises(ValueError, match=r"at least 2.*1"):
+        law(1.0, 1)
+    with pytest.raises(TypeError, match="integer"):
+        law(1.0, torch.tensor(3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="int64"):
+        law(torch.tensor(1), 3)
+    with pytest.raises(ValueError, match=r"p must lie in \[0, 1\]"):
+        VonMisesFisher(directions(3), 2.0).mass_cone(1.1)
+
+
+@of_each_law
+def test_nan_without_validation_stays(law: type[CosineLaw]) -> None:
+    ours = law(2.0, 4, validate_args=False)
+    nan = torch.tensor(math.nan)
+    assert ours.cdf(nan).isnan()
+    assert ours.icdf(nan).isnan()

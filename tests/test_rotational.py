@@ -24,7 +24,7 @@ from reference import radial
 from vmfdist import VonMisesFisher, rotational
 from vmfdist.rotational import draw
 
-TRANSPORT = VonMisesFisher._transport
+TRANSPORT = VonMisesFisher._cosine._transport
 
 
 def lift(noise: Tensor, loc: Tensor, concentration: Tensor) -> Tensor:

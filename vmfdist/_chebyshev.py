@@ -14,7 +14,7 @@ from decimal import Decimal, localcontext
 import torch
 from torch import Tensor
 
-from vmfdist._debye import DIGITS, PI
+from vmfdist._gamma import DIGITS, PI
 
 __all__ = ["clenshaw", "divided_differences", "fit", "horner", "powers", "truncate"]
 

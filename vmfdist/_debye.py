@@ -26,14 +26,7 @@ import math
 from decimal import Decimal
 from fractions import Fraction
 
-__all__ = ["DIGITS", "PI", "log_gamma", "log_partition_and_ratio"]
-
-#: Working precision, in decimal digits, of everything that is fitted.
-DIGITS = 60
-
-PI = Decimal(
-    "3.14159265358979323846264338327950288419716939937510582097494459230781640628620899863"
-)
+__all__ = ["log_partition_and_ratio"]
 
 _TERMS = 28
 _LOWEST_ORDER = 64
@@ -67,15 +60,6 @@ def _remainder(order: Decimal, p: Decimal) -> Decimal:
         total += value * weight
         weight *= p / order
     return total
-
-
-def log_gamma(z: Decimal) -> Decimal:
-    r"""log Gamma(z), z > 0: 10.41.3 at k = 0 reads Gamma(N + 1) U_N(1) = sqrt(2 pi N) (N/e)^N."""
-    steps = max(0, math.ceil(_LOWEST_ORDER + 1 - z))
-    order = z + steps - 1
-    product = math.prod((z + step for step in range(steps)), start=Decimal(1))
-    stirling = (2 * PI * order).ln() / 2 + order * order.ln() - order
-    return stirling - _remainder(order, Decimal(1)).ln() - product.ln()
 
 
 def _log_partition_at_high_order(order: Decimal, k: Decimal) -> Decimal:

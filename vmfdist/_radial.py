@@ -37,17 +37,23 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from decimal import Decimal, localcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vmfdist._autograd import apply, is_recording
 from vmfdist._cache import cached_constant
-from vmfdist._chebyshev import clenshaw, divided_differences, fit, horner, powers, truncate
-from vmfdist._debye import DIGITS, PI, log_gamma, log_partition_and_ratio
+from vmfdist._chebyshev import divided_differences, fit, truncate
+from vmfdist._debye import log_partition_and_ratio
+from vmfdist._elementwise import (
+    as_tensors,
+    evaluate_series,
+    minus_log1p,
+    refuse_derivative,
+    with_derivative,
+)
+from vmfdist._gamma import DIGITS, PI, log_gamma
 
 __all__ = [
     "bregman_divergence",
@@ -204,125 +210,15 @@ def _coefficients(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...
 
 
 @cached_constant(maxsize=1024)
-def _power_coefficients(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...]:
-    """The same series in powers; empty where these cancel, in low dimensions."""
-    return powers(_coefficients(dim, name, dtype)) or ()
-
-
-@cached_constant(maxsize=1024)
 def _scales(dim: float, dtype: torch.dtype) -> tuple[float, ...]:
     """lam, mu, c, d, 1 and what stands for infinity, the largest finite number."""
     lam, mu = (dim - 1) / 2, (dim + 1) / 2
     return (lam, mu, _stretch(dim) * mu, float(dim), 1.0, torch.finfo(dtype).max)
 
 
-@functools.lru_cache(maxsize=1024)
-def _cached_tensors(
-    numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, ...]:
-    return torch.tensor(numbers, dtype=dtype, device="cpu").to(device).unbind()
-
-
-def _as_tensors(numbers: tuple[float, ...], like: Tensor) -> tuple[Tensor, ...]:
-    """Numbers as tensors, which eager operations take in half the time of Python numbers."""
-    if torch.compiler.is_compiling():  # which trips over float64 constants of one number
-        return tuple(torch.full((), x, dtype=like.dtype, device=like.device) for x in numbers)
-    return _cached_tensors(numbers, like.dtype, like.device)
-
-
 # --------------------------------------------------------------------------------------------------
 # Evaluation
 # --------------------------------------------------------------------------------------------------
-
-# On the CPU in eager mode a large tensor goes through in blocks that stay in the cache, since a
-# series takes dozens of passes over its memory.
-_BLOCK = 1 << 15
-
-
-_Quantity = Callable[..., Tensor]  # (tensors of one shape ..., dim) -> a tensor of that shape
-
-
-def _in_blocks(function: _Quantity, tensors: tuple[Tensor, ...], dim: float) -> Tensor:
-    x = tensors[0]
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() <= 2 * _BLOCK:
-        return function(*tensors, dim)
-    result = torch.empty_like(x, memory_format=torch.contiguous_format)
-    blocks = zip(*(t.reshape(-1).split(_BLOCK) for t in (*tensors, result)), strict=True)
-    for *block, out in blocks:
-        out.copy_(function(*block, dim))
-    return result
-
-
-def _with_derivative(*partial_derivatives: _Quantity) -> Callable[[_Quantity], _Quantity]:
-    """Makes an elementwise formula of one or two tensors a differentiable function of them.
-
-    Dynamo refuses an autograd.Function with a jvp, which torch.func needs: hence two, one of them
-    for tracing. Nor does it bind ``*args`` of a forward within a backward: hence y, which may be
-    None. The rule for vmap is static since the formula works element by element.
-    """
-
-    def given(x: Any, y: Any) -> tuple[Any, ...]:
-        return (x,) if len(partial_derivatives) == 1 else (x, y)
-
-    def slots(*tensors: Tensor) -> tuple[Tensor, Tensor | None]:
-        if len(tensors) == 1:
-            return tensors[0], None
-        first, second = torch.broadcast_tensors(*tensors)
-        return first, second
-
-    def decorate(value: _Quantity) -> _Quantity:
-        class Traced(torch.autograd.Function):
-            @staticmethod
-            def forward(dim: float, x: Tensor, y: Tensor | None) -> Tensor:
-                return _in_blocks(value, given(x, y), dim)
-
-            @staticmethod
-            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-                ctx.dim, x, y = inputs
-                ctx.save_for_backward(*given(x, y))
-                ctx.save_for_forward(*given(x, y))
-
-            @staticmethod
-            def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-                grads: list[Tensor | None] = [None, None, None]
-                for i, partial in enumerate(partial_derivatives, start=1):
-                    if ctx.needs_input_grad[i]:
-                        grads[i] = grad * partial(*ctx.saved_tensors, ctx.dim)
-                return tuple(grads)
-
-        class Eager(Traced):
-            @staticmethod
-            def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
-                terms = [
-                    tangent * partial(*ctx.saved_tensors, ctx.dim)
-                    for partial, tangent in zip(partial_derivatives, tangents, strict=False)
-                    if tangent is not None
-                ]
-                return terms[0] if len(terms) == 1 else terms[0] + terms[1]
-
-            @staticmethod
-            def vmap(
-                info: Any, in_dims: tuple[int | None, ...], dim: float, x: Tensor, y: Tensor | None
-            ) -> tuple[Tensor, int]:
-                leading = (
-                    tensor.unsqueeze(0) if axis is None else tensor.movedim(axis, 0)
-                    for tensor, axis in zip(given(x, y), in_dims[1:], strict=False)
-                )
-                return Eager.apply(dim, *slots(*leading)), 0
-
-        @functools.wraps(value)
-        def function(*arguments: Any) -> Tensor:
-            *tensors, dim = arguments
-            x, y = slots(*tensors)
-            if torch.compiler.is_compiling():
-                return Traced.apply(dim, x, y)
-            if is_recording():
-                return apply(Eager, dim, x, y)
-            return _in_blocks(value, given(x, y), dim)
-
-        return function
-
-    return decorate
 
 
 def _hypotenuse(k: Tensor, c: float) -> Tensor:
@@ -335,7 +231,7 @@ class _Geometry:
 
     def __init__(self, k: Tensor, dim: float) -> None:
         self.given, self.dim = k, dim
-        scales = _as_tensors(_scales(dim, k.dtype), k)
+        scales = as_tensors(_scales(dim, k.dtype), k)
         self.lam, self.mu, c, self.d, self.one, largest = scales
         self.k = torch.minimum(k, largest)  # unbounded quantities add `excess`
         self.s = torch.hypot(self.k, self.mu)
@@ -357,14 +253,10 @@ class _Geometry:
         return self.k * (self.k / (self.s + self.mu))  # s - mu
 
     def series(self, name: str) -> Tensor:
-        dtype, x = self.k.dtype, self.p + self.p - self.one
-        coefficients = _power_coefficients(self.dim, name, dtype)
-        if coefficients:
-            return horner(_as_tensors(coefficients, x), x)
-        return clenshaw(_coefficients(self.dim, name, dtype), x)
+        return evaluate_series(_coefficients, self.dim, name, self.p + self.p - self.one)
 
 
-@_with_derivative(lambda k, dim: mean_resultant_length(k, dim))
+@with_derivative(lambda k, dim: mean_resultant_length(k, dim))
 def log_partition(k: Tensor, dim: float) -> Tensor:
     """Phi = x - lam log1p(x/d) + q e, with x = s - mu."""
     g = _Geometry(k, dim)
@@ -372,7 +264,7 @@ def log_partition(k: Tensor, dim: float) -> Tensor:
     return x - g.lam * torch.log1p(x / g.d) + g.q * g.series("partition") + g.excess
 
 
-@_with_derivative(lambda k, dim: mean_resultant_length_derivative(k, dim))
+@with_derivative(lambda k, dim: mean_resultant_length_derivative(k, dim))
 def mean_resultant_length(k: Tensor, dim: float) -> Tensor:
     """A = L (1 + p^2 q a), where L = k/w is Amos's bound; tanh(k) in dimension 1."""
     if dim == 1:
@@ -382,7 +274,7 @@ def mean_resultant_length(k: Tensor, dim: float) -> Tensor:
     return bound + bound * (g.p * g.p * g.q * g.series("ratio"))
 
 
-@_with_derivative(lambda k, dim: -mean_resultant_length_derivative(k, dim))
+@with_derivative(lambda k, dim: -mean_resultant_length_derivative(k, dim))
 def one_minus_mean_resultant_length(k: Tensor, dim: float) -> Tensor:
     """1 - A = (lam + h)/w - L p^2 q a."""
     if dim == 1:
@@ -391,7 +283,7 @@ def one_minus_mean_resultant_length(k: Tensor, dim: float) -> Tensor:
     return (g.lam + g.h) / g.w - g.k / g.w * (g.p * g.p * g.q * g.series("ratio"))
 
 
-@_with_derivative(lambda k, dim: _curvature(k, dim))
+@with_derivative(lambda k, dim: _curvature(k, dim))
 def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
     """A' = L' (1 + p a1), L' = (lam s + mu^2) / (s w^2); 1/d at k = 0."""
     if dim == 1:
@@ -401,14 +293,13 @@ def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
     return leading + leading * (g.p * g.series("slope"))
 
 
-def _refuse_third_derivative(k: Tensor, dim: float) -> Tensor:
-    raise NotImplementedError(
-        "third derivatives of the mean resultant length I_v/I_{v-1} (fourth derivatives of log I_v "
-        "and of log_prob) are not implemented: differentiate fewer times"
-    )
+_refuse_third_derivative = refuse_derivative(
+    "third derivatives of the mean resultant length I_v/I_{v-1} (fourth derivatives of log I_v "
+    "and of log_prob) are not implemented: differentiate fewer times"
+)
 
 
-@_with_derivative(_refuse_third_derivative)
+@with_derivative(_refuse_third_derivative)
 def _curvature(k: Tensor, dim: float) -> Tensor:
     """A'' = L'' (1 + p a2)."""
     if dim == 1:
@@ -418,7 +309,12 @@ def _curvature(k: Tensor, dim: float) -> Tensor:
     return leading + leading * (g.p * g.series("curvature"))
 
 
-@_with_derivative(lambda k, dim: k * mean_resultant_length_derivative(k, dim))
+def _kl_slope(k: Tensor, dim: float) -> Tensor:
+    """k A', with the largest number for infinity: no infinity times 0."""
+    return k.clamp(max=torch.finfo(k.dtype).max) * mean_resultant_length_derivative(k, dim)
+
+
+@with_derivative(_kl_slope)
 def kl_to_uniform(k: Tensor, dim: float) -> Tensor:
     """k A - Phi = lam log1p(x/d) + x/w + q f, all terms positive."""
     g = _Geometry(k, dim)
@@ -427,7 +323,7 @@ def kl_to_uniform(k: Tensor, dim: float) -> Tensor:
     return leading.addcmul_(g.q, g.series("divergence")) + g.excess
 
 
-@_with_derivative(lambda k, dim: one_minus_mean_resultant_length(k, dim))
+@with_derivative(lambda k, dim: one_minus_mean_resultant_length(k, dim))
 def log_density_at_mode(k: Tensor, dim: float) -> Tensor:
     """k - Phi - log|S|; for k > d/2 without its terms of size k and d, which cancel.
 
@@ -448,7 +344,7 @@ def _log_bessel_scaled_derivative(k: Tensor, dim: float) -> Tensor:
     return slope if order == 0 else slope + order / k
 
 
-@_with_derivative(_log_bessel_scaled_derivative)
+@with_derivative(_log_bessel_scaled_derivative)
 def log_bessel_scaled(k: Tensor, dim: float) -> Tensor:
     """log(I_nu(k) e^-k), nu = d/2 - 1, without a term of size k or log-gamma.
 
@@ -493,7 +389,7 @@ def _inverse_below_dimension_two(r: Tensor, one_minus_r: Tensor, dim: float) -> 
     return torch.where(one_minus_r == 0, math.inf, k)
 
 
-@_with_derivative(
+@with_derivative(
     lambda r, dim: 1 / mean_resultant_length_derivative(inverse_mean_resultant_length(r, dim), dim)
 )
 def inverse_mean_resultant_length(r: Tensor, dim: float) -> Tensor:
@@ -501,7 +397,7 @@ def inverse_mean_resultant_length(r: Tensor, dim: float) -> Tensor:
     return _inverse(r, 1 - r, dim)
 
 
-@_with_derivative(
+@with_derivative(
     lambda u, dim: (
         -1 / mean_resultant_length_derivative(inverse_one_minus_mean_resultant_length(u, dim), dim)
     )
@@ -514,23 +410,6 @@ def inverse_one_minus_mean_resultant_length(u: Tensor, dim: float) -> Tensor:
 # --------------------------------------------------------------------------------------------------
 # The Bregman divergence of the log-partition
 # --------------------------------------------------------------------------------------------------
-
-
-def _minus_log1p(y: Tensor, one_plus_y: Tensor) -> Tensor:
-    """y - log(1 + y) without cancellation, from y and 1 + y, each to full relative accuracy.
-
-    For |y| < 1/2 with t = y / (2 + y): log(1 + y) = 2 atanh(t) (DLMF 4.6.1 and 4.37.24), hence
-    y t - 2 t^3 (1/3 + t^2/5 + t^4/7 + ...).
-    """
-    small = y.abs() < 0.5
-    y_small = torch.where(small, y, 0.0)
-    t = y_small / (2 + y_small)
-    t_squared = t * t
-    terms = 17 if y.dtype == torch.float64 else 7
-    series = torch.zeros_like(y)
-    for j in reversed(range(terms)):
-        series = series * t_squared + 1 / (2 * j + 3)
-    return torch.where(small, y_small * t - 2 * t * t_squared * series, y - torch.log(one_plus_y))
 
 
 class _Pair:
@@ -575,7 +454,7 @@ def _finite(k1: Tensor, k2: Tensor) -> tuple[Tensor, Tensor]:
     return k1.clamp(max=largest), k2.clamp(max=largest)
 
 
-@_with_derivative(
+@with_derivative(
     lambda k1, k2, dim: mean_resultant_length_derivative(k1, dim) * (k1 - k2),
     lambda k1, k2, dim: mean_resultant_length_difference(k1, k2, dim),
 )
@@ -589,7 +468,7 @@ def bregman_divergence(k1: Tensor, k2: Tensor, dim: float) -> Tensor:
     lam, mu = (dim - 1) / 2, (dim + 1) / 2
     pair = _Pair(f1, f2, mu)
     w1, w2 = lam + pair.s1, lam + pair.s2
-    leading = lam * _minus_log1p(pair.rise / w1, w2 / w1) + pair.gap / w1
+    leading = lam * minus_log1p(pair.rise / w1, w2 / w1) + pair.gap / w1
     e = _CorrectionPair(f1, f2, dim)
     # p2 - p1 - p'(k1) (k2 - k1) = c (k1 delta rise - s1 gap) / (s1^3 s2)
     bend = e.p1 * (e.sine1 * (e.delta / e.s2) * (e.rise / e.s1) - e.gap / e.s1 / e.s2)
@@ -598,7 +477,7 @@ def bregman_divergence(k1: Tensor, k2: Tensor, dim: float) -> Tensor:
     return leading + correction + excess
 
 
-@_with_derivative(
+@with_derivative(
     lambda k1, k2, dim: -mean_resultant_length_derivative(k1, dim),
     lambda k1, k2, dim: mean_resultant_length_derivative(k2, dim),
 )

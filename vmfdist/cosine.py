@@ -1,29 +1,14 @@
-r"""The law of the cosine w = <x, loc> of a von Mises-Fisher law, as a map from a normal variable.
+r"""The laws of the cosine :math:`w = \langle x, \mu\rangle` of a direction x with a mean direction.
 
-The cosine has the density proportional to :math:`e^{kw} (1 - w^2)^{(d-3)/2}` on [-1, 1].
-:func:`transport` solves
+They are univariate distributions on [-1, 1], which the laws on the sphere give as their ``cosine``.
+What is asked near w = 1 can be asked of 1 - w instead, since at high concentration a cosine that is
+rounded says nothing more: in float32 at a concentration of 1e8 it is 1.
 
-.. math:: P(1 - w \le T(\zeta; k)) = \Phi(\zeta)
-
-for the complement :math:`T = 1 - w` (in float32 at a concentration of 1e8 the cosine itself is 1),
-together with the exact implicit derivative in the concentration. A standard normal
-:math:`\zeta` thus becomes a cosine without rejection and without a random number of its own.
-
-Method: with :math:`u = \operatorname{artanh}(-w)`, both :math:`2u + \log(k + K)` and
-:math:`-(k + K)\, du/dk` are smooth and bounded functions of :math:`\zeta` and
-:math:`k / (k + K)`, infinite concentrations included. For each dimension they are tabulated once,
-as piecewise polynomials, from the quadrature of :mod:`vmfdist._quantile`; that serves float32. In
-float64, and in dimension 2, where the functions are least smooth, the table is the start of one
-step of the quadrature. In dimension 3 the equation has a closed solution.
-
-Accuracy for :math:`|\zeta| \le 8` and concentrations up to 1e12, beyond the rounding of the cosine:
-1e-6 (float32) and 1e-10 (float64) in units of :math:`\zeta`, 1e-5 and 1e-8 relative in the
-derivative; tests/test_cosine.py. In float64 beyond d = 4096 the rounding of log densities of the
-size of d log k shows.
+Accuracy: probabilities to 1e-10 relative, in both tails (down to 1e-290) and in float64, for
+dimensions from 2 to 4096 and concentrations from 0 to 1e8; quantiles to 1e-10 in the probability;
+tests/test_cosine.py.
 
 References:
-    * M. Figurnov, S. Mohamed and A. Mnih (2018), Implicit reparameterization gradients,
-      arXiv:1805.08498.
     * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 9.3 (tangent-normal
       decomposition).
 """
@@ -31,144 +16,435 @@ References:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, ClassVar, Self
 
 import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
+from torch.types import _size
 
-from vmfdist import _piecewise
-from vmfdist._cache import cached_constant
-from vmfdist._piecewise import Grid
-from vmfdist._quantile import COARSE, FINE, SINGLE, refine, solve
+from vmfdist import _beta, _quantile, _radial
+from vmfdist._cache import cached_constant, static
+from vmfdist._elementwise import refuse_derivative, with_derivative
+from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
+from vmfdist._transport import CosineDraw, Transport, to_power_spherical, to_von_mises_fisher
 
-__all__ = ["CosineDraw", "transport"]
+__all__ = ["CosineLaw", "PowerSphericalCosine", "VonMisesFisherCosine"]
+
+# --------------------------------------------------------------------------------------------------
+# Differentiable functions of float64 tensors; t = 1 - w, rest = 1 + w
+# --------------------------------------------------------------------------------------------------
+
+_Law = tuple[Tilt, int]  # and the dimension
+
+_refuse = refuse_derivative(
+    "second derivatives in the concentration of a probability, quantile or draw of the cosine are "
+    "not implemented: differentiate log_prob, or once only"
+)
 
 
-class CosineDraw(NamedTuple):
-    """A cosine w as drawn, and how it moves with the concentration."""
-
-    one_minus_cosine: Tensor
-    """t = 1 - w, to full relative accuracy."""
-
-    rate: Tensor
-    """d artanh(w) / d concentration = (dw/dk) / (1 - w^2), smooth and bounded by 2/(d - 1)."""
+def _finite(k: Tensor) -> Tensor:
+    """The largest numbers stand for infinity: no infinity times 0."""
+    return k.clamp(max=1e150 if k.dtype == torch.float64 else torch.finfo(k.dtype).max / 4)
 
 
-def transport(zeta: Tensor, concentration: Tensor, dim: int) -> CosineDraw:
-    """Maps standard normal values to cosines of the von Mises-Fisher law.
+def _log_density(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
+    """Of w."""
+    tilt, dim = law
+    constant = tilt.log_density_at_mode(k, dim) + _radial.log_sphere_area(dim - 1)
+    result = constant + tilt.exponent(t, rest, _finite(k))
+    if dim == 3:  # 0 log(1 - w^2) at w = +-1
+        return result
+    return result + (dim - 3) / 2 * (torch.log(t) + torch.log(rest))
+
+
+def _density(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
+    return torch.exp(_log_density(t, rest, k, law))
+
+
+def _none(t: Tensor, *_: Any) -> Tensor:
+    return torch.zeros_like(t)  # the derivative in rest is in that in t
+
+
+def _probability(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> _quantile.Probability:
+    tilt, dim = law
+    t, rest = t.clamp(min=1e-300), rest.clamp(min=1e-300)
+    flat = t.reshape(-1), rest.reshape(-1), _finite(k).reshape(-1)
+    parts = _quantile.probability(*flat, dim=dim, tilt=tilt)
+    return _quantile.Probability(*(part.reshape(t.shape) for part in parts))
+
+
+@with_derivative(_refuse, _refuse, _refuse)
+def _slope(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
+    """The derivative of the probability above."""
+    return _probability(t, rest, k, law).slope
+
+
+@with_derivative(lambda t, rest, k, law: -_density(t, rest, k, law), _none, lambda *x: -_slope(*x))
+def _below(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
+    """P(cosine < 1 - t)."""
+    return torch.where(rest == 0, 0.0, _probability(t, rest, k, law).below)
+
+
+@with_derivative(_density, _none, lambda *x: _slope(*x))
+def _above(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
+    """P(cosine > 1 - t)."""
+    return torch.where(t == 0, 0.0, _probability(t, rest, k, law).above)
+
+
+def _solve(zeta: Tensor, k: Tensor, law: _Law) -> _quantile.Quantile:
+    tilt, dim = law
+    solution = _quantile.solve(zeta.reshape(-1), _finite(k).reshape(-1), dim, tilt, _quantile.FINE)
+    return _quantile.Quantile(*(x.reshape(zeta.shape) for x in solution))
+
+
+@with_derivative(_refuse, _refuse)
+def _quantile_slope(zeta: Tensor, k: Tensor, law: _Law) -> Tensor:
+    return -_solve(zeta, k, law).rate
+
+
+def _ends(u: Tensor) -> tuple[Tensor, Tensor]:
+    """1 - w and 1 + w at u = artanh(-w): the smaller to relative accuracy, the larger rounded."""
+    smaller = 2 * torch.sigmoid(-2 * u.abs())
+    return torch.where(u < 0, smaller, 2 - smaller), torch.where(u < 0, 2 - smaller, smaller)
+
+
+def _quantile_density(zeta: Tensor, k: Tensor, law: _Law) -> Tensor:
+    """du/dzeta, the normal density over that of u."""
+    tilt, dim = law
+    u = _quantile_odds(zeta, k, law)
+    t, rest = _ends(u)
+    log_normal = -zeta * zeta / 2 - math.log(2 * math.pi) / 2
+    return torch.exp(log_normal - _quantile.log_density(t, rest, _finite(k), dim, tilt))
+
+
+@with_derivative(_quantile_density, _quantile_slope)
+def _quantile_odds(zeta: Tensor, k: Tensor, law: _Law) -> Tensor:
+    """u = artanh(-w) with P(cosine > w) = Phi(zeta)."""
+    return _solve(zeta, k, law).u
+
+
+@with_derivative(_refuse, _refuse)
+def _draw_slope(zeta: Tensor, k: Tensor, law: tuple[Transport, int]) -> Tensor:
+    """The derivative of t in the concentration."""
+    transport, dim = law
+    t, rate = transport(zeta, k, dim)
+    return -rate * t * (2 - t)
+
+
+@with_derivative(_refuse, _draw_slope)
+def _one_minus_draw(zeta: Tensor, k: Tensor, law: tuple[Transport, int]) -> Tensor:
+    transport, dim = law
+    return transport(zeta, k, dim).one_minus_cosine
+
+
+# --------------------------------------------------------------------------------------------------
+# The mean of log(1 - w^2), for the entropy
+# --------------------------------------------------------------------------------------------------
+
+
+@cached_constant(maxsize=8)
+def _normal_rule(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the mean of a smooth function of a standard normal variable.
+
+    The trapezoidal rule, which converges geometrically for analytic functions that decay at both
+    ends (Trefethen and Weideman 2014, doi:10.1137/130932132).
+    """
+    zeta = torch.linspace(-9, 9, 145, dtype=torch.float64, device="cpu")
+    weight = torch.exp(-zeta * zeta / 2)
+    return zeta.to(device), (weight / weight.sum()).to(device)
+
+
+def _mean_over_quantiles(k: Tensor, law: _Law, function: Any) -> Tensor:
+    """The mean of a function of (t, rest, du/dk), over the quantiles at normal scores."""
+    zeta, weight = _normal_rule(k.device)
+    rows = k.reshape(-1, 1)
+    zeta, rows = torch.broadcast_tensors(zeta, rows)
+    u, rate = _solve(zeta.contiguous(), rows.contiguous(), law)
+    t, rest = _ends(u)
+    return (function(t, rest, -rate) * weight).sum(-1).reshape(k.shape)
+
+
+@with_derivative(_refuse)
+def _mean_log_complement_slope(k: Tensor, law: _Law) -> Tensor:
+    """d log(1 - w^2) / du = 2w."""
+    return _mean_over_quantiles(k, law, lambda t, rest, slope: (rest - t) * slope)
+
+
+@with_derivative(_mean_log_complement_slope)
+def _mean_log_complement(k: Tensor, law: _Law) -> Tensor:
+    """E log(1 - w^2)."""
+    return _mean_over_quantiles(k, law, lambda t, rest, _: torch.log(t) + torch.log(rest))
+
+
+# --------------------------------------------------------------------------------------------------
+# The laws
+# --------------------------------------------------------------------------------------------------
+
+
+class CosineLaw(TorchDistribution):
+    r"""What the laws of the cosine share: a concentration, a dimension, and all their methods.
+
+    A value w can be given as 1 - w instead, which keeps its digits where the law sits next to
+    w = 1: ``law.cdf(one_minus_value=t)``.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"concentration": constraints.nonnegative}
+    support = constraints.interval(-1.0, 1.0)
+    has_rsample = True
+
+    concentration: Tensor
+    _tilt: ClassVar[Tilt]
+    _transport: ClassVar[staticmethod[[Tensor, Tensor, int], CosineDraw]]
+    _dim: int
+
+    def __init__(
+        self, concentration: Tensor | float, dim: int, validate_args: bool | None = None
+    ) -> None:
+        if not isinstance(dim, Real) or isinstance(dim, bool):
+            raise TypeError(f"dim must be an integer, got {type(dim).__name__}")
+        if not 2 <= dim < math.inf or dim != int(dim):
+            raise ValueError(
+                f"dim must be an integer of at least 2, the dimension of the ambient space, got "
+                f"{dim}"
+            )
+        if not isinstance(concentration, Tensor):
+            concentration = torch.tensor(float(concentration))
+        if concentration.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                "concentration must be float32 or float64, got "
+                f"{str(concentration.dtype).removeprefix('torch.')}"
+            )
+        self.concentration = concentration
+        self._dim = int(dim)
+        super().__init__(concentration.shape, validate_args=validate_args)
+
+    def __repr__(self) -> str:
+        k = self.concentration
+        shown = f"{k.item():.6g}" if k.numel() == 1 else f"{tuple(k.shape)}"
+        return f"{type(self).__name__}(concentration: {shown}, dim: {self.dim})"
+
+    @property
+    def dim(self) -> int:
+        """The dimension of the ambient space, d."""
+        return static(self._dim)
+
+    def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
+        """The same law with a larger batch shape."""
+        new = self._get_checked_instance(CosineLaw, _instance)
+        new.concentration = self.concentration.expand(torch.Size(batch_shape))
+        new._dim = self._dim
+        super(CosineLaw, new).__init__(torch.Size(batch_shape), validate_args=False)
+        validate_args = self.__dict__.get("_validate_args")
+        new.__dict__.pop("_validate_args", None)
+        if validate_args is not None:
+            new._validate_args = validate_args
+        return new
+
+    def _ends(
+        self, value: Tensor | None, one_minus_value: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """1 - w and 1 + w in the dtype, each to full relative accuracy."""
+        if (value is None) == (one_minus_value is None):
+            raise ValueError("give exactly one of value and one_minus_value")
+        given = value if one_minus_value is None else one_minus_value
+        if not isinstance(given, Tensor):
+            raise TypeError(f"the value must be a tensor, got {type(given).__name__}")
+        low, high, name = (-1, 1, "value") if one_minus_value is None else (0, 2, "one_minus_value")
+        if self._validate_args and not torch._is_all_true((given >= low) & (given <= high)):
+            raise ValueError(
+                f"{name} must lie in [{low}, {high}], got values between {given.min().item():.9g} "
+                f"and {given.max().item():.9g}"
+            )
+        x = given.to(dtype)
+        if one_minus_value is None:
+            return (1 - x).clamp(min=0), (1 + x).clamp(min=0)
+        return x.clamp(min=0), (2 - x).clamp(min=0)
+
+    def log_prob(
+        self, value: Tensor | None = None, *, one_minus_value: Tensor | None = None
+    ) -> Tensor:
+        """Log density of the cosine with respect to length.
+
+        Args:
+            value: cosines, of a shape that broadcasts with the batch shape.
+            one_minus_value: their complements 1 - w, in place of ``value``.
+
+        Raises:
+            ValueError: if not exactly one is given; under ``validate_args``, if it is outside
+                the support.
+        """
+        t, rest = self._ends(value, one_minus_value, self.concentration.dtype)
+        return _log_density(t, rest, self.concentration, (self._tilt, self.dim))
+
+    def cdf(self, value: Tensor | None = None, *, one_minus_value: Tensor | None = None) -> Tensor:
+        """The probability of a cosine of at most the value, differentiable in both.
+
+        Arguments and errors are those of :meth:`log_prob`.
+        """
+        return self._apply(_below, value, one_minus_value)
+
+    def sf(self, value: Tensor | None = None, *, one_minus_value: Tensor | None = None) -> Tensor:
+        """The survival function 1 - cdf, not formed as this difference.
+
+        Arguments and errors are those of :meth:`log_prob`.
+        """
+        return self._apply(_above, value, one_minus_value)
+
+    def _apply(self, function: Any, value: Tensor | None, one_minus_value: Tensor | None) -> Tensor:
+        t, rest = self._ends(value, one_minus_value, torch.float64)
+        k = self.concentration
+        return function(t, rest, k.double(), (self._tilt, self.dim)).to(k.dtype)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The cosine w with P(cosine <= w) = ``value``, differentiable in both parameters.
+
+        Args:
+            value: probabilities, of a shape that broadcasts with the batch shape; small ones keep
+                their digits.
+
+        Raises:
+            ValueError: under ``validate_args``, if a probability is outside [0, 1].
+        """
+        return self._quantile(value, upper=False, complement=False)
+
+    def isf(self, value: Tensor) -> Tensor:
+        """The cosine w with P(cosine > w) = ``value``, the inverse of :meth:`sf`."""
+        return self._quantile(value, upper=True, complement=False)
+
+    def one_minus_icdf(self, value: Tensor) -> Tensor:
+        """1 - ``icdf(value)``, not formed as this difference."""
+        return self._quantile(value, upper=False, complement=True)
+
+    def one_minus_isf(self, value: Tensor) -> Tensor:
+        """1 - ``isf(value)``, not formed as this difference."""
+        return self._quantile(value, upper=True, complement=True)
+
+    def _quantile(self, p: Tensor, *, upper: bool, complement: bool) -> Tensor:
+        if not isinstance(p, Tensor):
+            raise TypeError(f"the probability must be a tensor, got {type(p).__name__}")
+        if self._validate_args and not torch._is_all_true((p >= 0) & (p <= 1)):
+            raise ValueError(
+                f"probabilities must lie in [0, 1], got values between {p.min().item():.9g} and "
+                f"{p.max().item():.9g}"
+            )
+        k = self.concentration
+        p = p.double()
+        zeta = torch.special.ndtri(p.clamp(1e-290, 1 - 1e-16))
+        u = _quantile_odds(zeta if upper else -zeta, k.double(), (self._tilt, self.dim))
+        t, rest = _ends(u)
+        # w = -1 holds the probability 0 below and 1 above.
+        t = torch.where(
+            p == (1 if upper else 0), 2.0, torch.where(p == (0 if upper else 1), 0.0, t)
+        )
+        if complement:
+            return t.to(k.dtype)
+        return torch.where(t < 1, 1 - t, torch.where(t == 2, -1.0, rest - 1)).to(k.dtype)
+
+    def rsample(self, sample_shape: _size = ()) -> Tensor:
+        """Draws with exact gradients in the concentration, one normal variable for each."""
+        k = self.concentration
+        shape = self._extended_shape(sample_shape)
+        zeta = torch.randn(shape, dtype=k.dtype, device=k.device)
+        return 1 - _one_minus_draw(zeta, k, (self._transport, self.dim))
+
+    def entropy(self) -> Tensor:
+        """Differential entropy with respect to length.
+
+        In dimension 3 in closed form, else with a mean of log(1 - w^2) by quadrature.
+        """
+        given, law = self.concentration, (self._tilt, self.dim)
+        k = given.double()
+        tilt, dim = law
+        constant = tilt.log_density_at_mode(k, dim) + _radial.log_sphere_area(dim - 1)
+        result = _finite(k) * tilt.mean(k, dim) - constant
+        if dim != 3:
+            result = result - (dim - 3) / 2 * _mean_log_complement(k, law)
+        return result.to(given.dtype)
+
+
+class VonMisesFisherCosine(CosineLaw):
+    r"""The law of :math:`w = \langle x, \mu\rangle` for x of a von Mises-Fisher law.
+
+    Its density on [-1, 1] is
+
+    .. math::
+
+        f(w) = \frac{(\kappa/2)^{d/2-1}}{\sqrt\pi\,\Gamma(\frac{d-1}2)\, I_{d/2-1}(\kappa)}\,
+        e^{\kappa w} (1 - w^2)^{(d-3)/2},
+
+    at concentration 0 that of a coordinate of a uniform unit vector.
 
     Args:
-        zeta: standard normal values, of any shape.
-        concentration: the concentration of each; of a shape that broadcasts to that of ``zeta``.
-        dim: the dimension of the ambient space, at least 2.
+        concentration: :math:`\kappa \ge 0`, a tensor or a Python number.
+        dim: the dimension d of the ambient space, at least 2.
+        validate_args: whether to check the concentration and the values given to the methods.
 
-    Returns:
-        The cosines in the shape and the dtype of ``zeta``. Larger ``zeta`` means further from the
-        mean direction.
+    Example:
+        >>> import torch
+        >>> from vmfdist import VonMisesFisher
+        >>> law = VonMisesFisher(torch.tensor([0.6, 0.0, 0.8]), 10.0).cosine
+        >>> law
+        VonMisesFisherCosine(concentration: 10, dim: 3)
+        >>> law.cdf(torch.tensor(0.5))
+        tensor(0.0067)
+        >>> law.sf(one_minus_value=torch.tensor(1e-4))  # P(1 - w < 1e-4)
+        tensor(0.0010)
+        >>> law.mean, law.variance
+        (tensor(0.9000), tensor(0.0100))
+
+    References:
+        * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 9.3.2.
     """
-    if dim == 3:
-        return _transport_in_dimension_3(zeta, concentration)
-    single, shape = zeta.dtype == torch.float32, zeta.shape
-    k = concentration if concentration.numel() == 1 else concentration.expand(shape)
-    z, k = zeta.double().reshape(-1), k.double().clamp(max=1e150).reshape(-1)  # for infinity
-    scale = k + _offset(dim)
-    level, pace = _interpolate(z, k / scale, dim)
-    if single and dim > 2:
-        odds, rate = level.exp_().div_(scale), pace.div_(scale)
-    else:
-        # From 1e37 on, where float32 nodes end, only the scale changes.
-        near, effort = (k.clamp(max=1e37), SINGLE) if single else (k, FINE)
-        near_scale = near + _offset(dim)
-        shift = torch.log(near_scale)
-        u, rate = refine(z, near, dim, (level - shift) / 2.0, effort)
-        odds, rate = torch.exp(2.0 * u + shift) / scale, rate * (near_scale / scale)
-    t = (odds / (odds + 1.0)).mul_(2.0)
-    if single:
-        t, rate = t.float(), rate.float()
-    return CosineDraw(t.reshape(shape), rate.reshape(shape))
+
+    _tilt = VON_MISES_FISHER
+    _transport = staticmethod(to_von_mises_fisher)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean resultant length of the law on the sphere."""
+        return _radial.mean_resultant_length(self.concentration, self.dim)
+
+    @property
+    def variance(self) -> Tensor:
+        """The derivative of the mean in the concentration."""
+        return _radial.mean_resultant_length_derivative(self.concentration, self.dim)
 
 
-# --------------------------------------------------------------------------------------------------
-# The table of a dimension
-# --------------------------------------------------------------------------------------------------
+class PowerSphericalCosine(CosineLaw):
+    r"""The law of :math:`w = \langle x, \mu\rangle` for x of a power spherical law.
 
-_REACH = 8.3  # a normal variable exceeds it with a probability of 1e-16
+    :math:`(1 + w)/2` has the law :math:`\mathrm{Beta}(\frac{d-1}2 + \kappa, \frac{d-1}2)`.
 
+    Args:
+        concentration: :math:`\kappa \ge 0`, a tensor or a Python number.
+        dim: the dimension d of the ambient space, at least 2.
+        validate_args: whether to check the concentration and the values given to the methods.
 
-def _grid(dim: int) -> Grid:
-    """By trial, what holds the errors within those of float32 in a megabyte."""
-    grids = ((5, Grid(60, 58, 6)), (11, Grid(80, 63, 5)), (63, Grid(112, 64, 4)))
-    return next((grid for bound, grid in grids if dim <= bound), Grid(64, 32, 4))
+    Example:
+        >>> import torch
+        >>> from vmfdist.cosine import PowerSphericalCosine
+        >>> law = PowerSphericalCosine(2.0, 3)
+        >>> law.cdf(torch.tensor(0.0))  # 1/2^3
+        tensor(0.1250)
+        >>> law.icdf(torch.tensor(0.125)).abs() < 1e-6
+        tensor(True)
 
-
-def _offset(dim: int) -> float:
-    """K, by trial what spreads the curvature of the functions over y = k / (k + K)."""
-    return 10.0 + dim / 2
-
-
-def _interpolate(zeta: Tensor, y: Tensor, dim: int) -> Tensor:
-    """From the table, to the accuracy of float32: 2u + log(k + K) and -du/dk (k + K)."""
-    grid = _grid(dim)
-    x = zeta * (grid.cells_x / 2 / _REACH) + grid.cells_x / 2
-    return _piecewise.evaluate(_table(dim, zeta.device), grid, x, y * float(grid.cells_y))
-
-
-@cached_constant(maxsize=64)
-def _table(dim: int, device: torch.device) -> Tensor:
-    """The coefficients, at most 1 MB, built on the CPU in a fraction of a second."""
-    start_grid, grid = Grid(16, 16, 4), _grid(dim)
-
-    def arguments(x: Tensor, y: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-        x, y = x / grid.cells_x, y / grid.cells_y
-        k = y * _offset(dim) / (1.0 - y)
-        return (2.0 * x - 1.0) * _REACH, k, k + _offset(dim)
-
-    def by_iteration(x: Tensor, y: Tensor) -> tuple[Tensor]:
-        zeta, k, scale = arguments(x, y, start_grid)
-        return (2.0 * solve(zeta, k, dim, COARSE).u + torch.log(scale),)
-
-    def by_one_step(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        zeta, k, scale = arguments(x, y, grid)
-        x, y = x * (start_grid.cells_x / grid.cells_x), y * (start_grid.cells_y / grid.cells_y)
-        (level,) = _piecewise.evaluate(start, start_grid, x, y)
-        u, rate = refine(zeta, k, dim, (level - torch.log(scale)) / 2.0, COARSE)
-        return 2.0 * u + torch.log(scale), rate * scale
-
-    start = _piecewise.fit(by_iteration, start_grid)
-    return _piecewise.fit(by_one_step, grid).to(device)
-
-
-# --------------------------------------------------------------------------------------------------
-# Dimension 3
-# --------------------------------------------------------------------------------------------------
-
-
-def _transport_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw:
-    r"""The complement t has the density k e^(-kt) / (1 - e^(-2k)) on [0, 2].
-
-    With F = Phi(zeta), a = kt and b = k(2 - t): e^-a = 1 - F + F e^-2k, which gives e^a - 1 and
-    e^b - 1 without cancellation, the first for t < 1 and the second beyond. The rate is
-    ((1 - F)/b - e^-2k F/a) / e^-a; for small k, where that cancels, its Taylor series.
+    References:
+        * N. De Cao and W. Aziz (2020), The power spherical distribution, arXiv:2006.04437.
     """
-    info = torch.finfo(zeta.dtype)
-    k = concentration.clamp(info.eps**2, info.max / 4)  # the limits at 0 and infinity without 0/0
-    scaled = zeta * math.sqrt(0.5)
-    below = torch.special.erfc(-scaled).mul_(0.5).clamp_(min=1e-17)  # F
-    above = torch.special.erfc(scaled).mul_(0.5).clamp_(min=1e-17)  # 1 - F
-    # Beyond, the antipode is out of reach, and subnormal numbers are slow.
-    capped = k.clamp(max=-0.45 * math.log(info.tiny))  # 39 or 319
-    root = torch.exp(-capped)
-    square, shrink = root * root, -torch.expm1(capped * -2.0)
-    survival = torch.addcmul(above, below, square)  # P(1 - w > t) up to the normaliser
-    beyond = survival < root  # t > 1
-    growth = torch.where(beyond, above / square, below / survival).mul_(shrink)
-    end = torch.log1p(growth)  # a, or b where t > 1
-    other = k * 2.0 - end
-    a, b = torch.where(beyond, other, end), torch.where(beyond, end, other)
-    rate = (above / b - square * below / a) / survival
-    h, k2 = a - k, k * k
-    h2 = h * h
-    series = h * ((h2 * 3.0 - k2 * 7.0) / 360.0 + 1 / 6) + ((h2 - k2) / 24.0 + 0.5)
-    rate = torch.where(k < 3 * info.eps**0.2, series, rate)
-    t = end / k
-    return CosineDraw(torch.where(beyond, 2.0 - t, t), rate)
+
+    _tilt = POWER_SPHERICAL
+    _transport = staticmethod(to_power_spherical)
+
+    @property
+    def mean(self) -> Tensor:
+        r""":math:`\kappa / (d - 1 + \kappa)`."""
+        return _beta.mean_cosine(self.concentration, self.dim)
+
+    @property
+    def variance(self) -> Tensor:
+        """That of the affine image of a Beta variable."""
+        return _beta.cosine_variance(self.concentration, self.dim)

@@ -15,7 +15,14 @@ from torch.types import _size
 
 from vmfdist._cache import static
 from vmfdist._radial import log_sphere_area
-from vmfdist.rotational import broadcast_shapes, set_validation, validate_value
+from vmfdist.cosine import VonMisesFisherCosine
+from vmfdist.rotational import (
+    CovarianceEigenvalues,
+    broadcast_shapes,
+    mass_cone,
+    set_validation,
+    validate_value,
+)
 
 __all__ = ["HypersphericalUniform"]
 
@@ -144,3 +151,32 @@ class HypersphericalUniform(TorchDistribution):
     def variance(self) -> Tensor:
         """Variance of each coordinate, 1/d."""
         return self._full(self.batch_shape + self.event_shape, 1 / self.dim)
+
+    @property
+    def covariance_eigenvalues(self) -> CovarianceEigenvalues:
+        """The variances along any direction and across it, both 1/d."""
+        variance = self._full(self.batch_shape, 1 / self.dim)
+        return CovarianceEigenvalues(variance, variance)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """The covariance in the ambient space, the identity over d."""
+        identity = torch.eye(self.dim, dtype=self._like.dtype, device=self._like.device)
+        return (identity / self.dim).expand(self.batch_shape + identity.shape)
+
+    @property
+    def cosine(self) -> VonMisesFisherCosine:
+        """The law of the cosine with any fixed direction, that of a coordinate."""
+        concentration = self._full(self.batch_shape, 0.0)
+        return VonMisesFisherCosine(concentration, self.dim, validate_args=False)
+
+    def mass_cone(self, p: Tensor | float) -> Tensor:
+        """Half-angle, in radians, of a cone around any direction that holds the mass ``p``.
+
+        Args:
+            p: probabilities, a tensor that broadcasts with the batch shape or a number.
+
+        Raises:
+            ValueError: under ``validate_args``, if a probability is outside [0, 1].
+        """
+        return mass_cone(self.cosine, p, self._validate_args)

@@ -10,7 +10,14 @@ uniform, vMF               :math:`\Phi(\kappa)`
 vMF, vMF                   :math:`\Phi(\kappa_2) - \Phi(\kappa_1) - A(\kappa_1)(\kappa_2-\kappa_1)
                            + \kappa_2 A(\kappa_1) |\mu_1 - \mu_2|^2 / 2`
 uniform, uniform           0
+PS, uniform                :math:`\kappa \Psi'(\kappa) - \Psi(\kappa)`
+uniform, PS                :math:`\Psi(\kappa) - \kappa \Psi'(0)`
+PS, vMF                    :math:`\mathrm{KL}(\mathrm{PS} \,\|\, \mathrm{uniform}) +
+                           \Phi(\kappa_2) - \kappa_2 M(\kappa_1) \langle\mu_1, \mu_2\rangle`
 =========================  ======================================================================
+
+PS is the power spherical law, :math:`\Psi(\kappa) = \log \mathrm E ((1 + w)/2)^\kappa` for a
+coordinate w of a uniform unit vector, and :math:`M` the mean resultant length.
 
 The first three terms of the divergence between two von Mises-Fisher laws are the Bregman divergence
 of :math:`\Phi`, which :mod:`vmfdist._radial` forms without cancellation.
@@ -28,14 +35,15 @@ import torch
 from torch import Tensor
 from torch.distributions import register_kl
 
-from vmfdist import _radial
+from vmfdist import _beta, _radial
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
+from vmfdist.power_spherical import PowerSpherical
 from vmfdist.rotational import broadcast_shapes
 from vmfdist.von_mises_fisher import VonMisesFisher
 
 __all__: list[str] = []
 
-_Law = VonMisesFisher | HypersphericalUniform
+_Law = VonMisesFisher | PowerSpherical | HypersphericalUniform
 
 
 def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
@@ -75,3 +83,27 @@ def _kl_von_mises_fisher_von_mises_fisher(p: VonMisesFisher, q: VonMisesFisher) 
     length = _radial.mean_resultant_length(k1, dim)
     finite_k2 = k2.clamp(max=torch.finfo(dtype).max)  # no infinity times 0
     return _radial.bregman_divergence(k1, k2, dim) + finite_k2 * length * half_squared_chord
+
+
+@register_kl(PowerSpherical, HypersphericalUniform)
+def _kl_power_spherical_uniform(p: PowerSpherical, q: HypersphericalUniform) -> Tensor:
+    dim, shape = _common(p, q)
+    return _beta.kl_to_uniform(p._given[1], dim).expand(shape)
+
+
+@register_kl(HypersphericalUniform, PowerSpherical)
+def _kl_uniform_power_spherical(p: HypersphericalUniform, q: PowerSpherical) -> Tensor:
+    dim, shape = _common(p, q)
+    return _beta.kl_from_uniform(q._given[1], dim).expand(shape)
+
+
+@register_kl(PowerSpherical, VonMisesFisher)
+def _kl_power_spherical_von_mises_fisher(p: PowerSpherical, q: VonMisesFisher) -> Tensor:
+    dim, _ = _common(p, q)
+    dtype = torch.promote_types(p.concentration.dtype, q.concentration.dtype)
+    k1, k2 = p.concentration.to(dtype), q.concentration.to(dtype)
+    half_squared_chord = (p.loc - q.loc).square().sum(-1) / 2
+    length = _beta.mean_cosine(k1, dim)
+    return _beta.kl_to_von_mises_fisher(k1, k2, dim) + (
+        k2.clamp(max=torch.finfo(dtype).max) * length * half_squared_chord
+    )

@@ -9,7 +9,7 @@ cosine :math:`w` (Mardia and Jupp 2000, section 9.3.1). The laws differ in that 
 
 One vector of d normal variables serves both parts: its component along :math:`\mu` is a standard
 normal independent of the direction of the rest, so it is mapped to the cosine
-(:mod:`vmfdist.cosine`), and the rest is normalised to :math:`v`.
+(:mod:`vmfdist._transport`), and the rest is normalised to :math:`v`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from numbers import Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pyro.distributions import constraints
@@ -27,18 +27,18 @@ from torch.types import _size
 
 from vmfdist._autograd import apply, is_recording
 from vmfdist._cache import static
-from vmfdist.cosine import CosineDraw
+from vmfdist._transport import Transport
+from vmfdist.cosine import CosineLaw
 
 __all__ = [
+    "CovarianceEigenvalues",
     "RotationallySymmetric",
     "broadcast_shapes",
     "draw",
+    "mass_cone",
     "set_validation",
     "validate_value",
 ]
-
-#: (zeta, concentration, dim) -> the cosine and its rate of change with the concentration.
-Transport = Callable[[Tensor, Tensor, int], CosineDraw]
 
 # Up to this dimension the tangent part is formed explicitly. Above, its squared length is
 # |noise|^2 - zeta^2: then zeta^2 exceeds 40 times the rest with a probability below 1e-13 only.
@@ -314,7 +314,7 @@ def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
             the sample.
         loc: mean directions, unit vectors, of a shape that broadcasts to that of ``noise``.
         concentration: of a shape that broadcasts to ``noise.shape[:-1]``.
-        transport: the law of the cosine, see :func:`vmfdist.cosine.transport`.
+        transport: the law of the cosine, see :mod:`vmfdist._transport`.
     """
     if is_recording() or torch.compiler.is_compiling():
         return apply(_Draw, noise, loc, concentration, transport)[0]
@@ -368,11 +368,23 @@ def _check_on_sphere(name: str, x: Tensor) -> None:
     )
 
 
+class CovarianceEigenvalues(NamedTuple):
+    """The two different eigenvalues of a covariance matrix, of the batch shape of the law."""
+
+    along: Tensor
+    """Along the mean direction."""
+
+    across: Tensor
+    """Perpendicular to it, of multiplicity d - 1."""
+
+
 class RotationallySymmetric(TorchDistribution):
     """A law on the sphere with a mean direction and a concentration; base of the public ones.
 
-    A subclass gives the law of the cosine by :meth:`_transport`, and its closed forms.
+    A subclass gives the law of the cosine, and its closed forms.
     """
+
+    _cosine: ClassVar[type[CosineLaw]]
 
     arg_constraints: ClassVar[dict[str, Any]] = {
         "loc": constraints.sphere,
@@ -466,11 +478,61 @@ class RotationallySymmetric(TorchDistribution):
         """
         shape = self._extended_shape(sample_shape)
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        return draw(noise, *self._given, self._transport)
+        return draw(noise, *self._given, self._cosine._transport)
 
-    @staticmethod
-    def _transport(zeta: Tensor, concentration: Tensor, dim: int) -> CosineDraw:
+    @property
+    def cosine(self) -> CosineLaw:
+        """The law of the cosine <x, loc>, a univariate distribution on [-1, 1]."""
+        return self._cosine(self._given[1], self.dim, validate_args=False).expand(self.batch_shape)
+
+    def mass_cone(self, p: Tensor | float) -> Tensor:
+        r"""Half-angle, in radians, of the cone around ``loc`` that holds the mass ``p``.
+
+        It is the ``p``-quantile of the angle :math:`\arccos\langle x, \mu\rangle`, and keeps its
+        digits however high the concentration. (The cone that an estimated mean direction may be
+        off by is another one, :func:`vmfdist.estimation.confidence_cone`.)
+
+        Args:
+            p: probabilities, a tensor that broadcasts with the batch shape or a number.
+
+        Raises:
+            ValueError: under ``validate_args``, if a probability is outside [0, 1].
+        """
+        return mass_cone(self.cosine, p, self._validate_args)
+
+    @property
+    def mean_resultant_length(self) -> Tensor:
+        """Length of the mean, the mean of the cosine, from 0 to 1."""
+        return self.cosine.mean
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean in the ambient space, ``loc`` times the mean resultant length."""
+        return self.loc * self.mean_resultant_length.unsqueeze(-1)
+
+    @property
+    def covariance_eigenvalues(self) -> CovarianceEigenvalues:
+        """The variance along ``loc``, and that along every direction perpendicular to it."""
         raise NotImplementedError
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each coordinate, the diagonal of :attr:`covariance_matrix`."""
+        along, across = (x.unsqueeze(-1) for x in self.covariance_eigenvalues)
+        return along * self.loc.square() + across * ((1 - self.loc) * (1 + self.loc))
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        r"""The covariance in the ambient space, of shape ``batch_shape + (d, d)``.
+
+        With the :attr:`covariance_eigenvalues` it is :math:`\mathrm{along}\, \mu\mu^T +
+        \mathrm{across}\, (1 - \mu\mu^T)`; in high dimension these two numbers say as much.
+        """
+        along, across = self.covariance_eigenvalues
+        outer = self.loc.unsqueeze(-1) * self.loc.unsqueeze(-2)
+        matrix = (along - across).unsqueeze(-1).unsqueeze(-1) * outer
+        # The diagonal without the difference, of which nothing may be left.
+        return matrix.diagonal_scatter(self.variance, dim1=-2, dim2=-1)
 
     def _half_squared_chord(self, value: Tensor) -> Tensor:
         """1 - <value, loc> = |value - loc|^2 / 2, which keeps its digits where the two are near."""
@@ -480,6 +542,19 @@ class RotationallySymmetric(TorchDistribution):
 
     def _validate_sample(self, value: Tensor) -> None:
         validate_value(value, self.batch_shape, self.dim)
+
+
+def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tensor:
+    """The half-angle of the cone that holds the mass p, for the law of a cosine."""
+    k = cosine.concentration
+    if not isinstance(p, Tensor):
+        p = torch.full((), float(p), dtype=k.dtype, device=k.device)
+    if validate_args and not torch._is_all_true((p >= 0) & (p <= 1)):
+        raise ValueError(
+            f"p must lie in [0, 1], got values between {p.min().item():.9g} and "
+            f"{p.max().item():.9g}"
+        )
+    return 2 * torch.asin((cosine.one_minus_isf(p) / 2).sqrt())
 
 
 def set_validation(law: TorchDistribution, validate_args: bool | None) -> None:

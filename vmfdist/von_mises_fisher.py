@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from typing import Self
+
 import torch
 from torch import Tensor
 
-from vmfdist import _radial, cosine
-from vmfdist.rotational import RotationallySymmetric
+from vmfdist import _radial, _resultant
+from vmfdist.cosine import VonMisesFisherCosine
+from vmfdist.rotational import (
+    CovarianceEigenvalues,
+    RotationallySymmetric,
+    broadcast_shapes,
+)
 
 __all__ = ["VonMisesFisher"]
 
@@ -69,7 +77,164 @@ class VonMisesFisher(RotationallySymmetric):
         * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 9.3.2.
     """
 
-    _transport = staticmethod(cosine.transport)
+    _cosine = VonMisesFisherCosine
+
+    @classmethod
+    def fit(
+        cls,
+        samples: Tensor,
+        weights: Tensor | None = None,
+        *,
+        bias_corrected: bool = False,
+        validate_args: bool | None = None,
+    ) -> Self:
+        r"""The law under which samples are most likely, by maximum likelihood.
+
+        ``loc`` is the direction of the mean of the samples, and the concentration solves
+
+        .. math:: A(\kappa) = R, \qquad
+            R = \Big| \sum_i w_i x_i \Big| \Big/ \sum_i w_i .
+
+        Sums are taken in float64, and 1 - R is formed from differences of the samples: the
+        concentration keeps its digits at 1e7 in float32 too.
+
+        The concentration is too high on average: samples lie closer to their own mean direction
+        than to the true one. ``bias_corrected=True`` maximises the likelihood of the resultant
+        length :math:`S = n R` alone, in which the unknown ``loc`` has no part (Schou 1978): it
+        solves
+
+        .. math:: n A(\kappa) = S A(\kappa S), \qquad n = \sum_i w_i,
+
+        and is 0 where :math:`S^2 \le n`. Weights then are counts. At high concentration it is
+        smaller than the other by the factor (n - 1)/n, and its inverse is unbiased.
+
+        If all samples are equal, one alone included, the concentration is infinite (the point
+        mass; of one sample the bias-corrected concentration is 0). If the resultant is 0, so is
+        the concentration, and ``loc`` is the first axis. Elsewhere both are differentiable in
+        samples and weights, twice; in these degenerate cases the concentration has gradient 0.
+
+        Shapes:
+            ``samples`` (..., n, d), ``weights`` (..., n); the axes to the left broadcast to the
+            batch shape of the law. Responsibilities of shape (K, n) make K laws of one sample.
+
+        Args:
+            samples: unit vectors along the last dimension.
+            weights: nonnegative weights of the samples; equal ones if not given.
+            bias_corrected: whether to correct the concentration for its bias.
+            validate_args: whether to check samples and weights, and the law's ``validate_args``.
+                Unchecked, samples whose weights are all 0 are those with resultant 0.
+
+        Returns:
+            A law in the dtype of the samples.
+
+        Raises:
+            TypeError: if ``samples`` is not a float32 or float64 tensor, or ``weights`` not a
+                real one.
+            ValueError: if there are no samples or the shapes do not fit; under ``validate_args``
+                also if samples are not unit vectors, weights negative, infinite or NaN, or all of
+                them 0.
+
+        Example:
+            >>> import torch
+            >>> from vmfdist import VonMisesFisher
+            >>> samples = torch.tensor([[0.6, 0.8, 0.0], [0.6, 0.0, 0.8], [0.8, 0.6, 0.0]])
+            >>> law = VonMisesFisher.fit(samples)
+            >>> law.loc
+            tensor([0.7785, 0.5449, 0.3114])
+            >>> law.concentration
+            tensor(6.9612)
+            >>> VonMisesFisher.fit(samples, bias_corrected=True).concentration
+            tensor(4.6348)
+
+        References:
+            * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 10.3.1.
+            * G. Schou (1978), Estimation of the concentration parameter in von Mises-Fisher
+              distributions, Biometrika 65(2), 369-377, doi:10.1093/biomet/65.2.369.
+        """
+        validate = cls._validate_args if validate_args is None else validate_args
+        _resultant.check_samples("samples", samples, validate)
+        if weights is not None:
+            _resultant.check_weights(weights, samples, validate)
+        data, dim = _resultant.resultant(samples, weights), samples.shape[-1]
+        if bias_corrected:
+            k = _resultant.marginal_concentration(dim, data)
+        else:
+            k = _resultant.concentration(data.length, data.complement, dim)
+        return cls(data.direction.to(samples.dtype), k.to(samples.dtype), validate_args)
+
+    @classmethod
+    def from_mean(cls, mean: Tensor, validate_args: bool | None = None) -> Self:
+        r"""The law with a given mean: ``loc`` is its direction, and :math:`A(\kappa)` its length.
+
+        The mean of samples is all that :meth:`fit` takes from them. So data that lie on many
+        machines are fitted from a sum and a count of each: add these up, divide, and call this.
+        Give a mean in float64 where the concentration may be high: it depends on 1 minus the
+        length, of which a mean in float32 holds the first seven decimals.
+
+        A mean of 0 has concentration 0 and the first axis as ``loc``; a mean of length 1 has an
+        infinite concentration, and so has one that is longer by rounding. There the concentration
+        has gradient 0; elsewhere gradients are exact.
+
+        Args:
+            mean: vectors of shape (..., d), of length at most 1.
+            validate_args: whether to check the length, and the law's ``validate_args``.
+
+        Returns:
+            A law in the dtype of the mean, of batch shape (...).
+
+        Raises:
+            TypeError: if ``mean`` is not a float32 or float64 tensor.
+            ValueError: if it has fewer than two entries; under ``validate_args`` also if it is
+                longer than 1, or NaN.
+
+        Example:
+            >>> import torch
+            >>> from vmfdist import VonMisesFisher
+            >>> law = VonMisesFisher.from_mean(torch.tensor([0.54, 0.0, 0.72]))
+            >>> law.loc, law.concentration
+            (tensor([0.6000, 0.0000, 0.8000]), tensor(10.0000))
+        """
+        _resultant.check_vector("mean", mean)
+        direction, length = _resultant.polar(mean.double())
+        if cls._validate_args if validate_args is None else validate_args:
+            _resultant.check_mean(mean, length)
+        k = _resultant.concentration(length, 1 - length, mean.shape[-1])
+        return cls(direction.to(mean.dtype), k.to(mean.dtype), validate_args)
+
+    @classmethod
+    def from_natural(cls, vector: Tensor, validate_args: bool | None = None) -> Self:
+        r"""The law with a given natural parameter, the vector :math:`\kappa \mu`.
+
+        Its density is proportional to :math:`\exp \langle x, \mathtt{vector} \rangle`. The vector
+        0 is the uniform law, with the first axis as ``loc`` and gradients of 0.
+
+        Args:
+            vector: ``concentration`` times ``loc``, of shape (..., d): any finite vectors.
+            validate_args: whether to check that they are finite, and the law's ``validate_args``.
+
+        Returns:
+            A law in the dtype of the vector, of batch shape (...).
+
+        Raises:
+            TypeError: if ``vector`` is not a float32 or float64 tensor.
+            ValueError: if it has fewer than two entries; under ``validate_args`` also if it is not
+                finite.
+
+        Example:
+            >>> import torch
+            >>> from vmfdist import VonMisesFisher
+            >>> law = VonMisesFisher.from_natural(torch.tensor([6.0, 0.0, 8.0]))
+            >>> law.loc, law.concentration
+            (tensor([0.6000, 0.0000, 0.8000]), tensor(10.))
+        """
+        _resultant.check_vector("vector", vector)
+        validate = cls._validate_args if validate_args is None else validate_args
+        if validate and not torch._is_all_true(vector.isfinite()):
+            raise ValueError(
+                f"vector of shape {tuple(vector.shape)} must be finite, but it holds NaN or "
+                "infinite entries"
+            )
+        return cls(*_resultant.polar(vector), validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Log density with respect to the surface measure of the sphere.
@@ -116,20 +281,88 @@ class VonMisesFisher(RotationallySymmetric):
         return _radial.mean_resultant_length(self.concentration, self.dim)
 
     @property
-    def mean(self) -> Tensor:
-        """The mean in the ambient space, ``loc`` times the mean resultant length."""
-        return self.loc * self.mean_resultant_length.unsqueeze(-1)
+    def covariance_eigenvalues(self) -> CovarianceEigenvalues:
+        r"""The variances along ``loc``, :math:`A'(\kappa)`, and across, :math:`A(\kappa)/\kappa`.
 
-    @property
-    def variance(self) -> Tensor:
-        r"""Variance of each coordinate, :math:`A' \mu_i^2 + (A / \kappa) (1 - \mu_i^2)`.
-
-        The covariance is :math:`A' \mu\mu^T + (A/\kappa) (1 - \mu\mu^T)`; at concentration 0 every
-        coordinate has the variance 1/d.
+        At concentration 0 both are 1/d.
         """
-        k, dim = self.concentration, self.dim
+        k, dim = self._given[1], self.dim
         # A/k = 1 / (d + k A_{d+2}): the recurrence DLMF 10.29.1, without 0/0.
-        across = 1 / (dim + k * _radial.mean_resultant_length(k, dim + 2))
+        finite = k.clamp(max=torch.finfo(k.dtype).max)  # no infinity times 0 in its gradient
+        across = 1 / (dim + finite * _radial.mean_resultant_length(k, dim + 2))
+        across = torch.where(torch.isinf(k), 0.0, across)
         along = _radial.mean_resultant_length_derivative(k, dim)
-        squared = self.loc.square()
-        return along.unsqueeze(-1) * squared + across.unsqueeze(-1) * (1 - squared)
+        shape = self.batch_shape
+        return CovarianceEigenvalues(along.expand(shape), across.expand(shape))
+
+    def conjugate_update(self, other: VonMisesFisher) -> tuple[Self, Tensor]:
+        r"""The normalised product of two von Mises-Fisher densities on one sphere.
+
+        It is a von Mises-Fisher density again, and the natural parameters add:
+        :math:`\kappa_{12} \mu_{12} = \kappa_1 \mu_1 + \kappa_2 \mu_2`. So a law as prior of a mean
+        direction, times the likelihood of an observation x with a known concentration (which in
+        the mean direction is the density with ``loc`` x), makes the posterior.
+
+        The logarithm of the integral of the product is
+
+        .. math:: \log f_1(\mu_1) + \log f_2(\mu_2) - \log f_{12}(\mu_{12})
+            - (\kappa_1 + \kappa_2 - \kappa_{12}),
+
+        of which the last term is formed as :math:`\kappa_1 \kappa_2 |\mu_1 - \mu_2|^2 /
+        (\kappa_1 + \kappa_2 + \kappa_{12})`: nothing of the size of the concentrations cancels.
+        Opposite factors of equal concentration have the uniform law as product, with the first
+        axis as ``loc``. A point mass (infinite concentration) stays one, and the integral is the
+        other density there.
+
+        Args:
+            other: a law on the same sphere, whose batch shape broadcasts with that of this one.
+
+        Returns:
+            The updated law, and the logarithm of the integral, ``log_normalizer``:
+            ``self.log_prob(x) + other.log_prob(x) == updated.log_prob(x) + log_normalizer``.
+
+        Raises:
+            TypeError: if ``other`` is not a von Mises-Fisher law.
+            ValueError: if the laws are on spheres of different dimension.
+
+        Example:
+            >>> import torch
+            >>> from vmfdist import VonMisesFisher
+            >>> east, north = torch.eye(3)[:2]
+            >>> prior, likelihood = VonMisesFisher(east, 3.0), VonMisesFisher(north, 4.0)
+            >>> posterior, log_evidence = prior.conjugate_update(likelihood)
+            >>> posterior.loc, posterior.concentration
+            (tensor([0.6000, 0.8000, 0.0000]), tensor(5.))
+            >>> log_evidence
+            tensor(-2.9596)
+        """
+        if not isinstance(other, VonMisesFisher):
+            raise TypeError(
+                f"a VonMisesFisher can be updated by a VonMisesFisher only, got "
+                f"{type(other).__name__}"
+            )
+        if self.dim != other.dim:
+            raise ValueError(
+                "the laws must live on the same sphere to have a product, got dimension "
+                f"{self.dim} ({type(self).__name__}) and {other.dim} ({type(other).__name__})"
+            )
+        shape = broadcast_shapes(self.batch_shape, other.batch_shape)
+        (loc1, given1), (loc2, given2) = self._given, other._given
+        dtype = torch.promote_types(loc1.dtype, loc2.dtype)
+        largest = torch.finfo(dtype).max  # stands for infinity
+        k1, k2 = given1.to(dtype).clamp(max=largest), given2.to(dtype).clamp(max=largest)
+        scale = torch.maximum(k1, k2).detach()  # so that nothing over- or underflows
+        scale = torch.where(scale > 0, scale, 1.0)
+        w1, w2 = k1 / scale, k2 / scale
+        loc, w12 = _resultant.polar(w1.unsqueeze(-1) * loc1 + w2.unsqueeze(-1) * loc2)
+        k12 = (scale * w12).clamp(max=largest)
+        total = w1 + w2 + w12
+        turned = scale * w1 * w2 * (loc1 - loc2).square().sum(-1)
+        # Of two uniform laws the difference is 0 as it stands, and so has the right gradient.
+        loss = torch.where(total > 0, turned / torch.where(total > 0, total, 1.0), k1 + k2 - k12)
+        top1, top2, top12 = (_radial.log_density_at_mode(k, self.dim) for k in (k1, k2, k12))
+        log_normalizer = top1 + top2 - top12 - loss
+        concentration = torch.where((given1 < math.inf) & (given2 < math.inf), k12, math.inf)
+        validate_args = self.__dict__.get("_validate_args")
+        updated = type(self)(loc, concentration, validate_args).expand(shape)
+        return updated, log_normalizer.expand(shape)

@@ -1,0 +1,187 @@
+"""The maps from a normal variable to the cosine, against integrals in mpmath."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import mpmath as mp
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from reference import cosine_reference
+from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
+from vmfdist._transport import Transport, _table, to_power_spherical, to_von_mises_fisher
+
+LIMITS = {torch.float32: (1e-6, 1e-5), torch.float64: (1e-10, 1e-8)}  # of score and rate
+
+
+LAWS = [to_von_mises_fisher, to_power_spherical]
+of_each_law = pytest.mark.parametrize("transport", LAWS)
+
+
+def check(transport: Transport, dim: int, k: float, zeta: float, dtype: torch.dtype) -> None:
+    z = torch.tensor(zeta, dtype=dtype)
+    k = torch.tensor(k, dtype=dtype).item()
+    t, rate = (x.item() for x in transport(z, torch.tensor(k, dtype=dtype), dim))
+    info = torch.finfo(dtype)
+    if 2 - t < 8 * info.eps or t < info.tiny:
+        return  # the antipode, or less than the least normal number: rounding leaves no digits
+    with mp.workdps(22):
+        reference = cosine_reference(dim, k, transport is to_power_spherical)
+        errors = reference.errors(z.item(), t, rate, info.eps)
+    assert errors[0] <= LIMITS[dtype][0]
+    assert errors[1] <= LIMITS[dtype][1]
+
+
+DTYPES = [torch.float32, torch.float64]
+CONCENTRATIONS = st.one_of(
+    st.just(0.0), st.floats(-2, 3).map(lambda e: 10.0**e), st.floats(-12, 12).map(lambda e: 10.0**e)
+)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4, 5, 8, 20, 65, 1000])
+@of_each_law
+def test_score_and_rate_on_a_grid(transport: Transport, dim: int) -> None:
+    for k in (0.0, 3.0, 40.0, 1e6, 1e12):
+        for zeta in (-8.0, 0.1, 3.0, 6.5):
+            for dtype in DTYPES:
+                check(transport, dim, k, zeta, dtype)
+
+
+@given(
+    transport=st.sampled_from(LAWS),
+    dim=st.one_of(st.integers(2, 12), st.sampled_from((15, 16, 31, 63, 64, 333, 2000))),
+    k=CONCENTRATIONS,
+    zeta=st.floats(-8, 8),
+    dtype=st.sampled_from(DTYPES),
+)
+@example(transport=to_von_mises_fisher, dim=2, k=0.0, zeta=4.0, dtype=torch.float64)
+@example(transport=to_von_mises_fisher, dim=2, k=1e12, zeta=-5.0, dtype=torch.float32)
+@example(transport=to_von_mises_fisher, dim=4, k=0.5, zeta=4.0, dtype=torch.float32)
+def test_score_and_rate_anywhere(
+    transport: Transport, dim: int, k: float, zeta: float, dtype: torch.dtype
+) -> None:
+    check(transport, dim, k, zeta, dtype)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4, 6, 12])
+@settings(max_examples=20)
+@given(zeta=st.floats(4, 8), shift=st.floats(-6, 6), dtype=st.sampled_from(DTYPES))
+def test_where_the_antipode_comes_into_reach(
+    dim: int, zeta: float, shift: float, dtype: torch.dtype
+) -> None:
+    # About zeta^2 = 4k the quantile turns from the neighbourhood of the mode to that of -loc.
+    check(to_von_mises_fisher, dim, max(0.0, zeta * zeta / 4 + shift), zeta, dtype)
+
+
+def test_the_check_can_fail() -> None:
+    # A concentration that is wrong by 1e-8 is caught.
+    reference = cosine_reference(5, 10.0)
+    arguments = torch.tensor([1.0, 10.0 * (1 + 1e-8)], dtype=torch.float64)
+    t, rate = (x.item() for x in to_von_mises_fisher(*arguments, 5))
+    with mp.workdps(22):
+        score, true_rate = reference.score_and_rate(mp.log(mp.mpf(t) / (2 - mp.mpf(t))) / 2)
+    assert abs(score - 1) > 1e-9
+    assert abs(rate / true_rate - 1) > 1e-9
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4, 20])
+@of_each_law
+def test_ends(transport: Transport, dim: int) -> None:
+    z = torch.tensor([-3.0, 0.0, 3.0])
+    t, rate = transport(z, torch.tensor(0.0), dim)
+    assert t[1] == pytest.approx(1.0, abs=1e-6)
+    assert t[0] + t[2] == pytest.approx(2.0, abs=1e-6)  # the uniform law is symmetric
+    if transport is to_von_mises_fisher:
+        assert rate.tolist() == pytest.approx([1 / (dim - 1)] * 3, rel=1e-5)
+    t, rate = transport(z, torch.tensor(1e30), dim)
+    assert (t < 1e-28).all()
+    assert rate.isfinite().all()
+
+
+def test_dimension_3_in_closed_form() -> None:
+    # 1 - w is exponential, cut at 2.
+    z = torch.linspace(-5, 5, 21, dtype=torch.float64)
+    for k in (0.1, 2.0, 30.0):
+        t, _ = to_von_mises_fisher(z, torch.tensor(k, dtype=torch.float64), 3)
+        for value, zeta in zip(t.tolist(), z.tolist(), strict=True):
+            with mp.workdps(40):
+                p = mp.ncdf(mp.mpf(zeta))
+                truth = -mp.log(1 - p * (1 - mp.exp(-2 * mp.mpf(k)))) / k
+            assert value == pytest.approx(float(truth), rel=1e-13)
+
+
+@of_each_law
+def test_monotone_and_broadcast(transport: Transport) -> None:
+    z = torch.linspace(-5, 5, 501).expand(3, 501)
+    k = torch.tensor([0.0, 1.0, 100.0]).unsqueeze(-1)
+    for dim in (2, 3, 8, 100):
+        t, rate = transport(z, k, dim)
+        assert t.shape == rate.shape == (3, 501)
+        assert (t.diff(dim=-1) >= 0).all()
+        assert (rate > 0).all()
+        if transport is to_von_mises_fisher:
+            assert (rate <= 2 / (dim - 1) + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [2, 3, 7])
+@of_each_law
+def test_many_rows_agree_with_few(transport: Transport, dim: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(5000, generator=generator, dtype=dtype)
+    k = torch.rand(5000, generator=generator, dtype=dtype) * 50
+    whole = transport(z, k, dim)
+    for part, full in zip(transport(z[:50], k[:50], dim), whole, strict=True):
+        torch.testing.assert_close(part, full[:50], rtol=4 * torch.finfo(dtype).eps, atol=0)
+    assert math.isfinite(whole.rate.sum().item())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [2, 3, 7, 100])
+@of_each_law
+def test_one_concentration_for_all_rows(transport: Transport, dim: int, dtype: torch.dtype) -> None:
+    z = torch.linspace(-5, 5, 101, dtype=dtype)
+    for k in (0.0, 7.0, 1e5, math.inf):
+        shared = transport(z, torch.tensor(k, dtype=dtype), dim)
+        by_row = transport(z, torch.full_like(z, k), dim)
+        for one, many in zip(shared, by_row, strict=True):
+            torch.testing.assert_close(one, many, rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 7, 100])
+@of_each_law
+def test_nan_stays_where_it_is(transport: Transport, dim: int) -> None:
+    z = torch.tensor([math.nan, 0.5, 0.5])
+    k = torch.tensor([1.0, math.nan, 1.0])
+    for result in transport(z, k, dim):
+        assert result.isnan().tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("dim", [2, 4, 5, 6, 11, 12, 63, 64, 100_000])
+@pytest.mark.parametrize("tilt", [VON_MISES_FISHER, POWER_SPHERICAL])
+def test_a_table_takes_at_most_a_megabyte(tilt: Tilt, dim: int) -> None:
+    table = _table(dim, tilt, torch.device("cpu"))
+    assert table.numel() * table.element_size() <= 1 << 20
+
+
+def test_a_table_is_built_once() -> None:
+    device = torch.device("cpu")
+    with ThreadPoolExecutor(4) as pool:
+        tables = list(pool.map(lambda _: _table(9, VON_MISES_FISHER, device), range(8)))
+    assert all(torch.equal(table, tables[0]) for table in tables)
+    assert _table(9, VON_MISES_FISHER, device) is _table(9, VON_MISES_FISHER, device)
+
+
+def test_power_spherical_in_dimension_3_in_closed_form() -> None:
+    # (1 + w)/2 is a power of a uniform variable.
+    z = torch.linspace(-5, 5, 21, dtype=torch.float64)
+    for k in (0.1, 2.0, 30.0):
+        t, _ = to_power_spherical(z, torch.tensor(k, dtype=torch.float64), 3)
+        for value, zeta in zip(t.tolist(), z.tolist(), strict=True):
+            with mp.workdps(40):
+                truth = -2 * mp.expm1(mp.log(mp.ncdf(-mp.mpf(zeta))) / (1 + mp.mpf(k)))
+            assert value == pytest.approx(float(truth), rel=1e-10)

@@ -1,0 +1,284 @@
+r"""The log-partition of the power spherical law, its derivatives and its divergence.
+
+For a dimension :math:`d \ge 2`, :math:`a = (d - 1)/2`, and a concentration :math:`k \ge 0`
+
+.. math::
+
+    \Phi(k) = \log \mathrm E\Bigl(\frac{1 + w}{2}\Bigr)^k
+            = \log \frac{\Gamma(a + k)\, \Gamma(2a)}{\Gamma(2a + k)\, \Gamma(a)} \le 0,
+
+where w is a coordinate of a uniform unit vector: (1 + w)/2 has the law Beta(a, a), and under the
+power spherical law of concentration k Beta(a + k, a). Its derivatives are the cumulants of
+log((1 + w)/2) under that law.
+
+Method: as in :mod:`vmfdist._radial`, a closed-form leading term without cancellation that is right
+at both ends, and a Chebyshev series in :math:`2p - 1`, :math:`p = c / (k + c)`, c = max(a, 1), for
+what it leaves. The leading terms come from Stirling's formula.
+
+Accuracy: docs/accuracy. At most 8 eps (values), 16 (first derivatives) and 64 (second).
+
+References:
+    * N. De Cao and W. Aziz (2020), The power spherical distribution, arXiv:2006.04437.
+    * DLMF, sections 5.4 to 5.12, https://dlmf.nist.gov/5.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from decimal import Decimal, localcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vmfdist import _radial
+from vmfdist._cache import cached_constant
+from vmfdist._chebyshev import fit, truncate
+from vmfdist._elementwise import (
+    as_tensors,
+    evaluate_series,
+    minus_log1p,
+    refuse_derivative,
+    with_derivative,
+)
+from vmfdist._gamma import DIGITS, log_gamma, polygamma
+
+__all__ = [
+    "cosine_variance",
+    "kl_from_uniform",
+    "kl_to_uniform",
+    "kl_to_von_mises_fisher",
+    "log_partition",
+    "mean_cosine",
+    "mean_log",
+    "one_minus_mean_cosine",
+    "tangent_variance",
+    "variance_log",
+]
+
+
+@functools.lru_cache(maxsize=128)
+def _leading_constants(dim: int) -> tuple[Decimal, Decimal, Decimal]:
+    """g, b and e of the leading terms a log(1 + g k) and a log(1 + b k^2 / (1 + e k)).
+
+    The first has the slope of -Phi at 0. The second agrees with the divergence to second order at 0
+    and but for what vanishes at infinity.
+    """
+    a = Decimal(dim - 1) / 2
+    slope = (polygamma(0, 2 * a) - polygamma(0, a)) / a
+    bend = (polygamma(1, a) - polygamma(1, 2 * a)) / (2 * a)
+    limit = ((log_gamma(a) - log_gamma(2 * a)) / a - 1).exp()
+    return slope, bend, bend / limit
+
+
+@cached_constant(maxsize=1024)
+def _scales(dim: int, dtype: torch.dtype) -> tuple[float, ...]:
+    """a, c, the constants of the leading terms, and the largest finite number."""
+    with localcontext() as context:
+        context.prec = DIGITS
+        leading = tuple(map(float, _leading_constants(dim)))
+    a = (dim - 1) / 2
+    return (a, max(a, 1.0), *leading, 1.0, torch.finfo(dtype).max)
+
+
+def _leading_rise(a: Any, slope: Any, bend: Any, k: Any) -> Any:
+    """Of Phi'(k) - Phi'(0), for tensors and decimals alike: right to first order at 0."""
+    return a * slope * (k / (k + slope / (2 * bend)))
+
+
+@functools.lru_cache(maxsize=128)
+def _fitted_series(dim: int) -> dict[str, tuple[Decimal, ...]]:
+    """The corrections of the quantities below, by the name of their series."""
+    with localcontext() as context:
+        context.prec = DIGITS
+        a = Decimal(dim - 1) / 2
+        c = max(a, Decimal(1))
+        slope, bend, stretch = _leading_constants(dim)
+
+        @functools.cache
+        def corrections(t: Decimal) -> dict[str, Decimal]:
+            p = (t + 1) / 2
+            k = c * (1 / p - 1)
+            x = a + k
+            phi = log_gamma(x) - log_gamma(a) - log_gamma(x + a) + log_gamma(2 * a)
+            mean, variance, third = (polygamma(n, x) - polygamma(n, x + a) for n in range(3))
+            leading_divergence = a * (1 + bend * k * k / (1 + stretch * k)).ln()
+            product = x * (x + a)
+            return {
+                "partition": (-phi - a * (1 + slope * k).ln()) / (1 - p) ** 2,
+                "divergence": (k * mean - phi - leading_divergence) / ((1 - p) ** 2 * p),
+                "mean": (-mean / (1 + a / x).ln() - 1) / p,
+                "rise": (mean + a * slope - _leading_rise(a, slope, bend, k)) / ((1 - p) ** 2 * p),
+                "variance": (variance * product / a - 1) / p,
+                "third": (-third * product**2 / (a * (2 * x + a)) - 1) / p,
+            }
+
+        length = 64 if dim == 2 else 40  # beyond, the series are below rounding
+        names = ("partition", "divergence", "mean", "rise", "variance", "third")
+
+        def series(name: str) -> tuple[Decimal, ...]:
+            return fit(lambda t: corrections(t)[name], length)
+
+        return {name: series(name) for name in names}
+
+
+# Absolute tolerances of truncation, a tenth of an ulp of 1.
+_TOLERANCE = {torch.float64: 1e-17, torch.float32: 4e-9}
+
+
+@cached_constant(maxsize=1024)
+def _coefficients(dim: int, name: str, dtype: torch.dtype) -> tuple[float, ...]:
+    """The series of that name, no longer than the dtype can tell."""
+    tolerance = _TOLERANCE[dtype]
+    if name in ("partition", "divergence"):
+        tolerance *= max(1.0, dim / 4)
+    return truncate(_fitted_series(dim)[name], tolerance)
+
+
+def _finite(k: Tensor) -> Tensor:
+    return k.clamp(max=torch.finfo(k.dtype).max / 4)
+
+
+class _Geometry:
+    """What the formulas share, at k and a dimension."""
+
+    def __init__(self, k: Tensor, dim: int) -> None:
+        self.given, self.dim = k, dim
+        scales = as_tensors(_scales(dim, k.dtype), k)
+        self.a, c, self.slope, self.bend, self.stretch, self.one, largest = scales
+        self.k = torch.minimum(k, largest / 4)  # unbounded quantities add `excess`
+        self.x = self.k + self.a
+        self.p, self.q = c / (self.k + c), self.k / (self.k + c)
+
+    @property
+    def excess(self) -> Tensor:
+        return torch.where(torch.isinf(self.given), self.given, 0.0)
+
+    def series(self, name: str) -> Tensor:
+        return evaluate_series(_coefficients, self.dim, name, self.p + self.p - self.one)
+
+
+@with_derivative(lambda k, dim: mean_log(k, dim))
+def log_partition(k: Tensor, dim: int) -> Tensor:
+    """Phi = -(a log1p(g k) + q^2 e)."""
+    g = _Geometry(k, dim)
+    return -(g.a * torch.log1p(g.slope * g.k) + g.q * g.q * g.series("partition")) - g.excess
+
+
+@with_derivative(lambda k, dim: variance_log(k, dim))
+def mean_log(k: Tensor, dim: int) -> Tensor:
+    """E log((1 + w)/2) = psi(x) - psi(x + a) = -log1p(a/x) (1 + p r), x = a + k."""
+    g = _Geometry(k, dim)
+    leading = torch.log1p(g.a / g.x)
+    return -(leading + leading * (g.p * g.series("mean")))
+
+
+@with_derivative(lambda k, dim: _third_cumulant_log(k, dim))
+def variance_log(k: Tensor, dim: int) -> Tensor:
+    """Var log((1 + w)/2) = a / (x (x + a)) (1 + p r)."""
+    g = _Geometry(k, dim)
+    leading = g.a / (g.x + g.a) / g.x
+    return leading + leading * (g.p * g.series("variance"))
+
+
+@with_derivative(
+    refuse_derivative(
+        "fourth derivatives of the log normalizer of the power spherical law are not implemented: "
+        "differentiate fewer times"
+    )
+)
+def _third_cumulant_log(k: Tensor, dim: int) -> Tensor:
+    """-a (2x + a) / (x (x + a))^2 (1 + p r)."""
+    g = _Geometry(k, dim)
+    y = g.x + g.a
+    leading = -(g.a / y / g.x) * ((g.x + y) / y / g.x)
+    return leading + leading * (g.p * g.series("third"))
+
+
+@with_derivative(lambda k, dim: _finite(k) * variance_log(k, dim))
+def kl_to_uniform(k: Tensor, dim: int) -> Tensor:
+    """k Phi' - Phi = a log1p(b k^2 / (1 + e k)) + p q^2 f."""
+    g = _Geometry(k, dim)
+    ratio = g.k * (g.bend * (g.k / (g.one + g.stretch * g.k)))
+    return g.a * torch.log1p(ratio) + g.p * g.q * g.q * g.series("divergence") + g.excess
+
+
+@with_derivative(lambda k, dim: variance_log(k, dim))
+def _mean_log_rise(k: Tensor, dim: int) -> Tensor:
+    """Phi'(k) - Phi'(0), by a closed form and p q^2 r."""
+    g = _Geometry(k, dim)
+    leading = _leading_rise(g.a, g.slope, g.bend, g.k)
+    return leading + g.p * g.q * g.q * g.series("rise")
+
+
+@with_derivative(lambda k, dim: _mean_log_rise(k, dim))
+def kl_from_uniform(k: Tensor, dim: int) -> Tensor:
+    """Phi - k Phi'(0) = a (y - log1p(y)) - q^2 e, y = g k."""
+    g = _Geometry(k, dim)
+    y = g.slope * g.k
+    return g.a * minus_log1p(y, 1 + y) - g.q * g.q * g.series("partition") + g.excess
+
+
+def _kl_slope_in_first(k1: Tensor, k2: Tensor, dim: int) -> Tensor:
+    """k1 Phi''(k1) - k2 M'(k1), with the mean M of the cosine."""
+    y = k1 + (dim - 1)
+    return k1 * variance_log(k1, dim) - k2 / y * ((dim - 1) / y)
+
+
+def _kl_slope_in_second(k1: Tensor, k2: Tensor, dim: int) -> Tensor:
+    """A(k2) - M(k1), from the complements where these are the smaller."""
+    near = one_minus_mean_cosine(k1, dim) - _radial.one_minus_mean_resultant_length(k2, dim)
+    return torch.where(
+        k2 < dim, _radial.mean_resultant_length(k2, dim) - mean_cosine(k1, dim), near
+    )
+
+
+@with_derivative(_kl_slope_in_first, _kl_slope_in_second)
+def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, dim: int) -> Tensor:
+    """From the power spherical law of k1 to the von Mises-Fisher law of k2 and the same direction.
+
+    KL to uniform + Phi_vMF(k2) - k2 M(k1); above k2 = d/2 without the two terms of size k2.
+    """
+    finite = k2.clamp(max=torch.finfo(k2.dtype).max / 4)
+    spread = finite * one_minus_mean_cosine(k1, dim)
+    log_mode = _radial.log_density_at_mode(finite, dim) + _radial.log_sphere_area(dim)
+    rest = torch.where(
+        k2 < dim / 2,
+        _radial.log_partition(finite, dim) - finite * mean_cosine(k1, dim),
+        spread - log_mode,
+    )
+    result = kl_to_uniform(k1, dim) + rest
+    at_infinity = torch.where(torch.isinf(k1), 0.0, math.inf)
+    return torch.where(torch.isinf(k2), at_infinity, result)
+
+
+# --------------------------------------------------------------------------------------------------
+# Moments of the cosine, rational functions of k
+# --------------------------------------------------------------------------------------------------
+
+
+def mean_cosine(k: Tensor, dim: int) -> Tensor:
+    """E w = k / (d - 1 + k)."""
+    k = _finite(k)
+    return k / (k + (dim - 1))
+
+
+def one_minus_mean_cosine(k: Tensor, dim: int) -> Tensor:
+    """1 - E w = (d - 1) / (d - 1 + k)."""
+    return (dim - 1) / (k + (dim - 1))
+
+
+def cosine_variance(k: Tensor, dim: int) -> Tensor:
+    """Var w = 4 a x / (y^2 (y + 1)), x = a + k, y = 2a + k."""
+    k = _finite(k)
+    a = (dim - 1) / 2
+    y = k + (dim - 1)
+    return 4 * a / y * ((k + a) / y) / (y + 1)
+
+
+def tangent_variance(k: Tensor, dim: int) -> Tensor:
+    """E (1 - w^2) / (d - 1) = 2 x / (y (y + 1)), the variance across the mean direction."""
+    finite = _finite(k)
+    y = finite + (dim - 1)
+    return torch.where(torch.isinf(k), 0.0, 2 * ((finite + (dim - 1) / 2) / y) / (y + 1))

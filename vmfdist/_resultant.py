@@ -1,0 +1,247 @@
+r"""Resultants of unit vectors, and the concentrations that belong to them.
+
+The weighted mean of n unit vectors is sufficient for a von Mises-Fisher law: its direction is the
+maximum-likelihood mean direction, and its length R determines the concentration. At high
+concentration that depends on 1 - R, which a rounded length does not hold. Since
+
+.. math:: 1 - R^2 = \frac{\sum_i w_i |x_i - \bar x|^2}{\sum_i w_i}
+
+for unit vectors, it is formed from differences, and taken in float64 whatever the data. That the
+lengths of rounded vectors are off by eps shows in these in its square only.
+
+References:
+    * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 10.3.1.
+    * G. Schou (1978), Estimation of the concentration parameter in von Mises-Fisher distributions,
+      Biometrika 65(2), 369-377, doi:10.1093/biomet/65.2.369.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from vmfdist import _radial
+from vmfdist.rotational import _check_on_sphere, _require_float
+
+__all__ = [
+    "Resultant",
+    "check_mean",
+    "check_samples",
+    "check_vector",
+    "check_weights",
+    "concentration",
+    "marginal_concentration",
+    "polar",
+    "resultant",
+]
+
+# Samples are converted to float64 in blocks of this many numbers: no copy of large data.
+_BLOCK_NUMBERS = 1 << 20
+
+
+class Resultant(NamedTuple):
+    """The mean of weighted unit vectors, in float64."""
+
+    direction: Tensor
+    """The direction of the mean; the first axis where the mean is 0."""
+
+    length: Tensor
+    """R, the length of the mean."""
+
+    complement: Tensor
+    """1 - R, to full relative accuracy; exactly 0 where all vectors are equal."""
+
+    total: Tensor
+    """The sum of the weights, n for n vectors."""
+
+
+def resultant(samples: Tensor, weights: Tensor | None = None) -> Resultant:
+    """The resultant of samples of shape (..., n, d) with weights of shape (..., n)."""
+    if weights is None:
+        weights = samples.new_ones(samples.shape[-2])
+    shape = torch.broadcast_shapes(samples.shape[:-1], weights.shape)
+    weights = weights.expand(shape).double()
+    samples = samples.expand(*shape, samples.shape[-1])
+
+    # Deviations from one of the samples are exactly 0 where all are equal. One of the largest
+    # weight is no further from the mean than sqrt(n) deviations: the spread below cannot cancel.
+    heaviest = weights.detach().argmax(-1, keepdim=True).unsqueeze(-1)
+    origin = samples.detach().take_along_dim(heaviest.expand(*shape[:-1], 1, -1), -2).double()
+    first = samples.new_zeros((), dtype=torch.float64)
+    second = first
+    rows = max(1, _BLOCK_NUMBERS // max(1, math.prod(shape[:-1]) * samples.shape[-1]))
+    for x, w in zip(samples.split(rows, -2), weights.split(rows, -1), strict=True):
+        deviation = x.double() - origin
+        first = first + torch.einsum("...n,...nd->...d", w, deviation)
+        second = second + (w * deviation.square().sum(-1)).sum(-1)
+
+    total = weights.sum(-1)
+    divisor = torch.where(total > 0, total, 1.0)
+    shift = first / divisor.unsqueeze(-1)
+    mean = torch.where(total.unsqueeze(-1) > 0, origin.squeeze(-2) + shift, 0.0)
+    spread = (second / divisor - shift.square().sum(-1)).clamp(min=0)
+    direction, length = polar(mean)
+    short = length < 0.5
+    complement = torch.where(short, 1 - length, spread / (1 + length))
+    return Resultant(direction, torch.where(short, length, 1 - complement), complement, total)
+
+
+def polar(vector: Tensor) -> tuple[Tensor, Tensor]:
+    """Direction and length of vectors, without overflow or underflow of squares.
+
+    Where a vector is 0 its direction is the first axis; both then have gradient 0.
+    """
+    scale = vector.detach().abs().amax(-1, keepdim=True)
+    zero = scale == 0
+    axis = torch.zeros_like(vector)
+    axis[..., 0] = 1.0
+    scaled = torch.where(zero, axis, vector / torch.where(zero, 1.0, scale))
+    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled / norm, (norm * scale).squeeze(-1)
+
+
+def concentration(length: Tensor, complement: Tensor, dim: int) -> Tensor:
+    """The k with A(k) = R from R and 1 - R, of which the better conditioned is used.
+
+    Infinite where the complement is not positive, with gradient 0 there.
+    """
+    short, point = length < 0.5, complement <= 0
+    from_length = _radial.inverse_mean_resultant_length(torch.where(short, length, 0.25), dim)
+    from_complement = _radial.inverse_one_minus_mean_resultant_length(
+        torch.where(short | point, 0.75, complement), dim
+    )
+    return torch.where(point, math.inf, torch.where(short, from_length, from_complement))
+
+
+# Newton's method below starts within a small factor of the solution, and converges quadratically.
+_NEWTON_STEPS = 12
+
+
+def marginal_concentration(dim: int, *samples: Resultant) -> Tensor:
+    r"""Schou's estimate of a concentration that samples with different directions share.
+
+    It maximises the likelihood of the resultant lengths :math:`S_j`, whose logarithm is
+    :math:`\sum_j \Phi(k S_j) - n \Phi(k)` and a constant: the k that solves
+
+    .. math:: n A(k) = \sum_j S_j A(k S_j), \qquad n = \sum_j n_j,
+
+    and 0 where :math:`\sum_j S_j^2 \le n`. It is the fixed point k > 0 of :math:`G(k) =
+    A^{-1}(\sum_j S_j A(k S_j) / n)`, an increasing and concave function with G(0) = 0 and
+    :math:`G'(0) = \sum_j S_j^2 / n`, bounded by the maximum-likelihood estimate. Newton's method
+    for G(k) - k from above therefore decreases to it.
+    """
+    totals = torch.stack(torch.broadcast_tensors(*(x.total for x in samples)), -1)
+    lengths = torch.stack(torch.broadcast_tensors(*(x.length for x in samples)), -1)
+    complements = torch.stack(torch.broadcast_tensors(*(x.complement for x in samples)), -1)
+    sums, n = totals * lengths, totals.sum(-1)
+    point = (complements <= 0).all(-1)
+    above_uniform = sums.square().sum(-1) > n
+    # Elsewhere take some numbers that can be solved for, so that gradients there are finite.
+    solvable = (above_uniform & ~point).unsqueeze(-1)
+    totals = torch.where(solvable, totals, 4.0)
+    sums, lost = torch.where(solvable, sums, 3.0), torch.where(solvable, totals * complements, 1.0)
+    n = totals.sum(-1)
+
+    def excess(k: Tensor) -> tuple[Tensor, Tensor]:
+        """G(k) - k and G(k)."""
+        ks = k.unsqueeze(-1) * sums
+        r = (sums * _radial.mean_resultant_length(ks, dim)).sum(-1) / n
+        # n - sum S A = sum (n_j - S_j) + sum S (1 - A), terms that are all positive
+        rest = lost + sums * _radial.one_minus_mean_resultant_length(ks, dim)
+        image = concentration(r, rest.sum(-1) / n, dim)
+        return image - k, image
+
+    def decrease(k: Tensor, image: Tensor) -> Tensor:
+        """1 - G'(k), positive from the solution on."""
+        ks = k.unsqueeze(-1) * sums
+        slope = sums.square() * _radial.mean_resultant_length_derivative(ks, dim)
+        rise = slope.sum(-1) / n / _radial.mean_resultant_length_derivative(image, dim)
+        return (1 - rise).clamp(min=torch.finfo(k.dtype).eps)
+
+    with torch.no_grad():
+        largest = concentration(sums.sum(-1) / n, lost.sum(-1) / n, dim)
+        # As sum S^2 -> n the solution is of the order of sqrt(1 - n / sum S^2).
+        k = largest * (3 * (1 - n / sums.square().sum(-1)).sqrt()).clamp(max=1.0)
+        for _ in range(_NEWTON_STEPS):
+            value, image = excess(k)
+            k = torch.minimum((k + value / decrease(k, image)).clamp(min=0), largest)
+        divisor = decrease(k, excess(k)[1])
+    # Each further step adds an order to the derivatives that are right; third ones are refused.
+    for _ in range(2):
+        k = k + excess(k)[0] / divisor
+    return torch.where(above_uniform, torch.where(point, math.inf, k), 0.0)
+
+
+# --------------------------------------------------------------------------------------------------
+# Checks
+# --------------------------------------------------------------------------------------------------
+
+
+def check_vector(name: str, x: Tensor) -> None:
+    """Raises unless ``x`` is a floating-point tensor of vectors with at least two entries."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    _require_float(name, x)
+    if x.dim() < 1 or x.shape[-1] < 2:
+        raise ValueError(
+            f"{name} must hold vectors with at least two entries along its last dimension, got "
+            f"shape {tuple(x.shape)}"
+        )
+
+
+def check_mean(mean: Tensor, length: Tensor) -> None:
+    """Raises ValueError where a mean is longer than rounding excuses."""
+    tolerance = constraints.sphere.reltol * torch.finfo(mean.dtype).eps * mean.shape[-1] ** 0.5
+    if not torch._is_all_true(length <= 1 + tolerance):
+        raise ValueError(
+            f"mean of shape {tuple(mean.shape)} must have a length of at most 1, as every mean of "
+            f"unit vectors has, but its lengths lie between {length.min().item():.9g} and "
+            f"{length.max().item():.9g}"
+        )
+
+
+def check_samples(name: str, samples: Tensor, validate: bool) -> None:
+    """Raises unless ``samples`` has shape (..., n, d), n >= 1, and holds unit vectors."""
+    check_vector(name, samples)
+    if samples.dim() < 2 or not samples.shape[-2]:
+        raise ValueError(
+            f"{name} must have shape (..., n, d), n unit vectors of dimension d with n at least 1, "
+            f"got shape {tuple(samples.shape)}"
+        )
+    if validate:
+        _check_on_sphere(name, samples)
+
+
+def check_weights(weights: Any, samples: Tensor, validate: bool) -> None:
+    """Raises unless ``weights`` fits the samples, is nonnegative and has a positive sum."""
+    if not isinstance(weights, Tensor) or weights.is_complex():
+        kind = getattr(weights, "dtype", type(weights).__name__)
+        raise TypeError(f"weights must be a real tensor, got {kind}")
+    try:
+        shape = torch.broadcast_shapes(samples.shape[:-1], weights.shape)
+    except RuntimeError:
+        shape = torch.Size()
+    if shape[-1:] != samples.shape[-2:-1]:
+        raise ValueError(
+            f"weights of shape {tuple(weights.shape)} and samples of shape {tuple(samples.shape)} "
+            f"do not fit: weights must broadcast with {tuple(samples.shape[:-1])}, the shape of "
+            "samples without its last dimension"
+        )
+    if not validate or not weights.numel():
+        return
+    if not torch._is_all_true((weights >= 0) & (weights < math.inf)):
+        raise ValueError(
+            "weights must be nonnegative and finite, got values between "
+            f"{weights.min().item():.9g} and {weights.max().item():.9g}"
+        )
+    total = weights.double().sum(-1)
+    if not torch._is_all_true((total > 0) & (total < math.inf)):
+        raise ValueError(
+            f"weights of shape {tuple(weights.shape)} must have a positive, finite sum along the "
+            f"last dimension, got sums between {total.min().item():.9g} and "
+            f"{total.max().item():.9g}"
+        )
