@@ -1,0 +1,675 @@
+# The EM estimator against mpmath's EM, against what a maximum is, and on data that have none.
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mpmath as mp
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cases import BOUND, FAILURE_RATE, assert_mean, directions
+from reference import log_sphere_area, radial
+from vmfdist import VonMisesFisher, mixture
+from vmfdist.mixture import VonMisesFisherMixture
+
+
+def fitted(X: Any, n_components: int = 1, **options: Any) -> VonMisesFisherMixture:
+    """Fitted from a fixed seed, converged or not."""
+    options = {"random_state": 0, **options}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Best performing", ConvergenceWarning)
+        return VonMisesFisherMixture(n_components, **options).fit(X)
+
+
+def clusters(
+    dim: int,
+    concentrations: list[float],
+    sizes: list[int],
+    apart: float = math.inf,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Draws around random directions, or around such at a distance from one."""
+    locs = directions(len(sizes), dim, seed=3)
+    if apart < math.inf:
+        locs = normalize(directions(dim) + apart * locs, dim=-1)
+    laws = map(VonMisesFisher, locs, concentrations)
+    return torch.cat([law.sample((n,)) for law, n in zip(laws, sizes, strict=True)]).to(dtype)
+
+
+# mpmath's EM
+
+
+class Parameters(NamedTuple):
+    weights: list[float]
+    mean_directions: list[list[float]]
+    concentrations: list[float]
+
+
+def parameters(model: VonMisesFisherMixture) -> Parameters:
+    fitted = model.weights_, model.mean_directions_, model.concentrations_
+    return Parameters(*(x.tolist() for x in fitted))
+
+
+def unit(row: list[float]) -> list[mp.mpf]:
+    norm = mp.sqrt(mp.fsum(mp.mpf(v) ** 2 for v in row))
+    return [v / norm for v in row]
+
+
+def exact_log_joint(X: Tensor, given: Parameters) -> list[list[mp.mpf]]:
+    """log(w f(x)) for every row and component."""
+    dim = X.shape[1]
+    peaks = [
+        mp.log(w) + radial(dim, k).log_density_at_mode(k)
+        for w, k in zip(given.weights, given.concentrations, strict=True)
+    ]
+    locs = [unit(loc) for loc in given.mean_directions]
+    result = []
+    for row in map(unit, X.tolist()):
+        chords = [mp.fsum((a - b) ** 2 for a, b in zip(row, loc, strict=True)) / 2 for loc in locs]
+        terms = zip(peaks, given.concentrations, chords, strict=True)
+        result.append([peak - mp.mpf(k) * chord for peak, k, chord in terms])
+    return result
+
+
+def log_sum(terms: list[mp.mpf]) -> mp.mpf:
+    top = max(terms)
+    return top + mp.log(mp.fsum(mp.exp(term - top) for term in terms))
+
+
+def exact_means(X: Tensor, given: Parameters) -> tuple[list[mp.mpf], list[list[mp.mpf]]]:
+    """The sizes of the components and the means of their rows: what the M step fits."""
+    rows = [unit(row) for row in X.tolist()]
+    r = [[mp.exp(term - log_sum(terms)) for term in terms] for terms in exact_log_joint(X, given)]
+    sizes = [mp.fsum(column) for column in zip(*r, strict=True)]
+    means = [
+        [mp.fsum(r[i][j] * row[c] for i, row in enumerate(rows)) / size for c in range(X.shape[1])]
+        for j, size in enumerate(sizes)
+    ]
+    return sizes, means
+
+
+# Clusters that overlap, so that EM takes its time.
+OVERLAPPING = {
+    "circle": (2, [3.0, 8.0], [8, 8]),
+    "sphere": (3, [2.0, 10.0, 50.0], [8, 6, 6]),
+    "many-dimensions": (64, [30.0, 60.0], [50, 50], 1.0),
+    "concentrated": (3, [4e5, 4e6], [8, 8], 1e-3),  # either side of where differences begin
+    "points": (3, [1e11, 4e11], [8, 8], 3e-6),
+}
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("name", OVERLAPPING)
+def test_an_iteration_is_one_of_em(name: str, iterations: int, dtype: torch.dtype) -> None:
+    X = clusters(*OVERLAPPING[name], dtype=dtype)
+    n_components = len(OVERLAPPING[name][1])
+    before, after = (
+        fitted(X, n_components, max_iter=n, tol=0) for n in (iterations, iterations + 1)
+    )
+    assert after.n_iter_ == before.n_iter_ + 1
+    with mp.workdps(50):
+        sizes, means = exact_means(X, parameters(before))
+        found = parameters(after)
+        for j, (size, mean) in enumerate(zip(sizes, means, strict=True)):
+            length = mp.sqrt(mp.fsum(v * v for v in mean))
+            assert abs(found.weights[j] * len(X) / size - 1) < 1e-9
+            for a, b in zip(found.mean_directions[j], mean, strict=True):
+                assert abs(a - b / length) < 1e-13
+            # 1 - A(k) is the equation of the maximum
+            one_minus_mean = radial(X.shape[1], found.concentrations[j]).one_minus_mean
+            assert abs(one_minus_mean / (1 - length) - 1) < 1e-9
+
+
+@pytest.mark.parametrize("name", OVERLAPPING)
+def test_densities_and_probabilities(name: str, dtype: torch.dtype) -> None:
+    X = clusters(*OVERLAPPING[name], dtype=dtype)
+    model = fitted(X, len(OVERLAPPING[name][1]))
+    scores, probabilities = model.score_samples(X), model.predict_proba(X)
+    assert scores.dtype == probabilities.dtype == dtype
+    # 1 - <x, mu> is rounded in float64 up to concentration 2^20, to 4e-16 of 1; results in dtype
+    eps = torch.finfo(dtype).eps
+    with mp.workdps(50):
+        joint = exact_log_joint(X, parameters(model))
+        expected = [log_sum(terms) for terms in joint]
+        for i, terms in enumerate(joint):
+            assert abs(scores[i].item() - expected[i]) < 2**20 * 4e-16 + eps * abs(expected[i])
+            for found, term in zip(probabilities[i].tolist(), terms, strict=True):
+                assert abs(found - mp.exp(term - expected[i])) < 2**20 * 4e-16 + eps
+        mean = mp.fsum(expected) / len(X)
+        assert abs(model.score(X) - mean) < 2**20 * 4e-16
+        n_parameters = len(model.weights_) * (X.shape[1] + 1) - 1
+        deviance = -2 * len(X) * mean
+        assert abs(model.aic(X) - (deviance + 2 * n_parameters)) < 1e-6
+        assert abs(model.bic(X) - (deviance + mp.log(len(X)) * n_parameters)) < 1e-6
+    assert model.lower_bound_ == model.score(X)
+    assert torch.equal(model.predict(X), probabilities.argmax(1))
+
+
+def test_densities_integrate_to_one() -> None:
+    # dimension 3: Gauss-Legendre in the height, equal steps around; the surface measure is dz dphi
+    model = fitted(clusters(3, [2.0, 10.0, 50.0], [80, 60, 60]), 3)
+    heights, weights = np.polynomial.legendre.leggauss(120)
+    angles = np.arange(240) * 2 * np.pi / 240
+    radius = np.sqrt(1 - heights**2)[:, None]
+    parts = (radius * np.cos(angles), radius * np.sin(angles), heights[:, None] + 0 * angles)
+    densities = np.exp(model.score_samples(np.stack(parts, -1).reshape(-1, 3)))
+    integral = (densities.reshape(120, 240).sum(1) @ weights) * 2 * np.pi / 240
+    assert abs(integral - 1) < 1e-12
+
+
+# What a fit has to be
+
+
+@pytest.mark.parametrize(
+    ("dim", "concentrations"),
+    [(2, [100.0, 300.0]), (3, [60.0, 200.0, 100.0]), (64, [100.0, 400.0, 200.0])],
+)
+def test_it_recovers_a_mixture(dim: int, concentrations: list[float], dtype: torch.dtype) -> None:
+    # Clusters so far apart that each is estimated as if alone: the errors are the known ones.
+    sizes = [4_000, 2_000, 3_000][: len(concentrations)]
+    X = clusters(dim, concentrations, sizes, dtype=dtype)[torch.randperm(sum(sizes))]
+    model = fitted(X, len(sizes))
+    assert model.converged_
+    assert all(x.dtype == torch.float64 for x in (model.weights_, model.concentrations_))
+    cosines = directions(len(sizes), dim, seed=3) @ model.mean_directions_.T
+    order = cosines.argmax(1)
+    assert order.unique().numel() == len(sizes)
+    # The weights of these very rows: a binomial error would only add to it.
+    expected = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+    torch.testing.assert_close(model.weights_[order], expected, rtol=0, atol=1e-3)
+    for j, (k, n) in enumerate(zip(concentrations, sizes, strict=True)):
+        exact = radial(dim, k)
+        error = model.concentrations_[order[j]].item() - k
+        # Fisher's information of k is A'(k), that of the direction k A(k) (Mardia and Jupp 10.3.1)
+        assert abs(error) * math.sqrt(n * exact.variance) < BOUND
+        assert 0.2 * k * math.sqrt(n * exact.variance) > BOUND  # a fifth would be noticed
+        turned = 2 * n * k * float(exact.mean) * (1 - cosines[j, order[j]].item())
+        assert stats.chi2.sf(turned, dim - 1) > FAILURE_RATE
+
+
+@pytest.mark.parametrize("k", [1e6, 1e7])
+@pytest.mark.parametrize("dim", [2, 3, 64])
+def test_float32_rows_at_high_concentration(dim: int, k: float) -> None:
+    X = clusters(dim, [k, k / 2], [2_000, 1_000], 60 / math.sqrt(k))
+    exact, rounded = fitted(X, 2), fitted(X.float(), 2)
+    pairs = zip(exact.concentrations_.sort()[0], rounded.concentrations_.sort()[0], strict=True)
+    for a, b in pairs:
+        assert abs(a / b - 1) < 1e-4  # 1 - R in float32 would be off by 1e-8 k
+    torch.testing.assert_close(
+        exact.concentrations_.sort()[0].tolist(), [k / 2, k], rtol=0.2, atol=0
+    )
+    # The very same rows, in the two dtypes.
+    same = fitted(X.float().double(), 2)
+    torch.testing.assert_close(same.concentrations_, rounded.concentrations_, rtol=1e-9, atol=0)
+
+
+@pytest.fixture
+def log_likelihoods(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Of all E steps that follow."""
+    result: list[float] = []
+
+    def expect(*arguments: Any) -> Any:
+        expectation = original(*arguments)
+        result.append(expectation.log_likelihood)
+        return expectation
+
+    original = mixture._expect
+    monkeypatch.setattr(mixture, "_expect", expect)
+    return result
+
+
+@pytest.mark.filterwarnings("ignore:.*collapsed:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("n_components", [1, 3, 6])
+@pytest.mark.parametrize("dim", [2, 3, 20])
+def test_the_likelihood_never_falls(
+    dim: int, n_components: int, dtype: torch.dtype, log_likelihoods: list[float]
+) -> None:
+    noise = torch.randn(30, dim, dtype=torch.float64)
+    spread = torch.logspace(-6, 1, 30, dtype=torch.float64).unsqueeze(1)
+    iterations = 0
+    for X in (
+        directions(30, dim, seed=5),
+        normalize(directions(dim) + spread * noise, dim=-1),  # of all concentrations
+        directions(10, dim, seed=5).repeat(3, 1),  # equal rows
+    ):
+        for seed in range(2):
+            log_likelihoods.clear()
+            fitted(X.to(dtype), n_components, max_iter=30, tol=0, random_state=seed)
+            # 2^20 times the rounding of 1 - <x, mu>
+            assert np.diff(log_likelihoods).min() > -1e-10
+            iterations += len(log_likelihoods) - 1
+    assert iterations > 12 or n_components == 1
+
+
+def test_tol_and_max_iter() -> None:
+    X = clusters(*OVERLAPPING["sphere"])
+    with pytest.warns(ConvergenceWarning, match="did not converge.*max_iter") as record:
+        model = VonMisesFisherMixture(3, max_iter=2, tol=0, random_state=0).fit(X)
+    assert record[0].filename == __file__
+    assert not model.converged_
+    assert model.n_iter_ == 2
+    previous = fitted(X, 3, max_iter=1, tol=0)
+    gain = model.lower_bound_ - previous.lower_bound_
+    assert fitted(X, 3, tol=1.01 * gain).n_iter_ == 2
+    assert fitted(X, 3, tol=0.99 * gain).n_iter_ > 2
+
+
+def test_one_component_is_the_maximum_likelihood_law() -> None:
+    X = clusters(3, [5.0], [500])
+    model = fitted(X)
+    mean = X.mean(0)
+    torch.testing.assert_close(model.mean_directions_[0], normalize(mean, dim=0))
+    length = 1 / math.tanh(k := model.concentrations_.item()) - 1 / k
+    assert abs(length - mean.norm()) < 1e-12
+    assert model.weights_ == 1
+    assert model.n_iter_ == 1
+
+
+def test_more_components_fit_better_and_bic_knows_how_many() -> None:
+    X = clusters(3, [60.0, 200.0, 100.0], [400, 200, 300])
+    models = [fitted(X, n, n_init=3) for n in (1, 2, 3, 4, 5)]
+    assert np.argmin([model.bic(X) for model in models]) == 2
+    assert models[4].lower_bound_ > models[2].lower_bound_
+
+
+# Starts
+
+
+def test_the_same_seed_gives_the_same_result() -> None:
+    X = directions(100, 3, seed=5)
+    ours, theirs = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    first, again, other = (fitted(X, 5, random_state=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.mean_directions_, again.mean_directions_)
+    assert not torch.equal(first.mean_directions_, other.mean_directions_)
+    assert torch.equal(first.sample(5)[0], again.sample(5)[0])
+    assert torch.equal(first.sample(5)[0], first.sample(5)[0])
+    # nobody else's random numbers are used
+    assert torch.equal(ours, torch.get_rng_state())
+    assert np.array_equal(theirs, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_the_best_start_is_kept() -> None:
+    X = directions(100, 3, seed=5)
+    random = np.random.RandomState(1)
+    bounds = [fitted(X, 5, random_state=random).lower_bound_ for _ in range(6)]
+    assert max(bounds) > bounds[0]
+    assert fitted(X, 5, n_init=6, random_state=1).lower_bound_ == max(bounds)
+
+
+def test_a_start_without_collapsed_components_is_preferred() -> None:
+    # The third of these starts puts a component on a single row, at any price in likelihood.
+    torch.manual_seed(2)
+    X = normalize(torch.randn(30, 3, dtype=torch.float64), dim=-1)
+    random = np.random.RandomState(0)
+    first, second = (fitted(X, 5, random_state=random) for _ in range(2))
+    with pytest.warns(ConvergenceWarning, match="1 of 5 components have collapsed"):
+        third = fitted(X, 5, random_state=random)
+    assert third.lower_bound_ > max(first.lower_bound_, second.lower_bound_)
+    best = fitted(X, 5, n_init=3)
+    assert best.lower_bound_ == max(first.lower_bound_, second.lower_bound_)
+
+
+def test_seeds_are_drawn_in_proportion_to_the_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    # From e1 the distances 1 - cos are 0, 1/2 and 3/2; one candidate each, since log(2) < 1
+    monkeypatch.setattr(mixture.math, "log", lambda _: -1.0)
+    X = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [-0.5, 0.75**0.5]], dtype=torch.float64)
+    rows, random = mixture._Rows(X), np.random.RandomState(0)
+    seeds = [mixture._seeds(rows, np.arange(3), 2, random) for _ in range(2_000)]
+    second = torch.stack([pair[1] for pair in seeds if pair[0, 0] == 1])
+    assert not (second[:, 0] == 1).any()
+    assert_mean((second[:, 0] < 0).double().unsqueeze(1), 0.75)
+
+
+def test_seeds_find_clusters_far_apart() -> None:
+    # n - 1 rows in one place and one elsewhere: only a draw by distance finds it
+    X = torch.cat((clusters(3, [1e4], [2_000]), -directions(1, 3, seed=3)))
+    X = torch.cat((X, X[-1:]))
+    with pytest.warns(ConvergenceWarning, match="collapsed"):
+        model = fitted(X, 2)
+    assert model.weights_.min().item() == pytest.approx(2 / 2002)
+
+
+def test_a_start_from_some_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = clusters(3, [60.0, 200.0, 100.0], [400, 200, 300])
+    expected = fitted(X, 3, tol=0)
+    seen = []
+
+    def seeds(*arguments: Any) -> Tensor:
+        seen.append(arguments[1])
+        return original(*arguments)
+
+    original = mixture._seeds
+    monkeypatch.setattr(mixture, "_seeds", seeds)
+    monkeypatch.setattr(mixture, "_START_ROWS", 50)
+    found = fitted(X, 3, tol=0)
+    assert len(np.unique(seen)) == 50
+    assert np.max(seen) > 600
+    order = (expected.mean_directions_ @ found.mean_directions_.T).argmax(1)
+    torch.testing.assert_close(found.concentrations_[order], expected.concentrations_)
+
+
+# Degenerate data
+
+
+@pytest.mark.parametrize("dim", [2, 3, 64])
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_equal_rows(n_components: int, dim: int, dtype: torch.dtype) -> None:
+    X = directions(1, dim, dtype=dtype).expand(10, dim)
+    words = rf"{n_components} of {n_components} components have collapsed.*equal rows"
+    with pytest.warns(ConvergenceWarning, match=words):
+        model = fitted(X, n_components)
+    bound = {torch.float32: 1 / 2**-46, torch.float64: 2.0**52}[dtype]
+    assert (model.concentrations_ == bound).all()
+    torch.testing.assert_close(model.mean_directions_, X[:n_components].double(), rtol=0, atol=1e-7)
+    with mp.workdps(30):
+        expected = float(radial(dim, bound).log_density_at_mode(bound))
+    assert model.lower_bound_ == pytest.approx(expected, abs=1e-6)
+    assert model.predict_proba(X).isfinite().all()
+
+
+def test_fewer_distinct_rows_than_components(dtype: torch.dtype) -> None:
+    X = torch.eye(3, dtype=dtype)[:2].repeat(5, 1)
+    with pytest.warns(ConvergenceWarning, match="4 of 4 components have collapsed"):
+        model = fitted(X, 4)
+    assert math.isfinite(model.lower_bound_)
+    east = model.mean_directions_[:, 0] > 0.5
+    assert model.weights_[east].sum().item() == pytest.approx(0.5)
+
+
+def test_opposite_rows_are_uniform() -> None:
+    X = torch.eye(3, dtype=torch.float64)[[0, 1]]
+    X = torch.cat((X, -X))
+    model = fitted(X)
+    assert model.concentrations_ == 0
+    assert model.lower_bound_ == pytest.approx(-float(log_sphere_area(3)))
+    assert model.mean_directions_.norm().item() == pytest.approx(1)
+
+
+def test_an_empty_component(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = clusters(3, [50.0], [100])
+    alone = fitted(X)
+    pole = directions(1, 3, seed=3)[0]
+    start = mixture._Mixture(
+        torch.tensor([0.5, 0.5], dtype=torch.float64),
+        torch.stack((pole, -pole)),
+        torch.tensor([1e3, 1e3], dtype=torch.float64),
+    )
+    monkeypatch.setattr(mixture, "_start", lambda *_: start)
+    with pytest.warns(ConvergenceWarning, match="1 of 2 components are empty, with weight 0"):
+        model = fitted(X, 2)
+    assert model.weights_.tolist() == [1, 0]
+    assert torch.equal(model.mean_directions_[1], -pole)
+    assert model.concentrations_[1] == 1e3
+    assert model.score(X) == pytest.approx(alone.score(X))
+    assert model.predict_proba(X)[:, 1].tolist() == [0] * 100
+
+
+# Input and output
+
+
+def test_arrays_in_arrays_out_tensors_in_tensors_out(dtype: torch.dtype) -> None:
+    X = clusters(*OVERLAPPING["sphere"], dtype=dtype)
+    tensors, arrays = fitted(X, 3), fitted(X.numpy(), 3)
+    names = ("weights_", "mean_directions_", "concentrations_")
+    pairs = [(getattr(tensors, name), getattr(arrays, name)) for name in names]
+    methods = ("predict", "predict_proba", "score_samples")
+    pairs += [(getattr(tensors, name)(X), getattr(arrays, name)(X.numpy())) for name in methods]
+    pairs += [*zip(tensors.sample(7), arrays.sample(7), strict=True)]
+    # what is computed for rows follows these, whatever the model was fitted to
+    pairs += [(getattr(arrays, name)(X), getattr(tensors, name)(X.numpy())) for name in methods]
+    for tensor, array in pairs:
+        assert type(tensor) is Tensor
+        assert type(array) is np.ndarray
+        assert torch.equal(tensor, torch.from_numpy(array))
+    assert type(tensors.score(X)) is float
+    assert np.array_equal(arrays.predict(X.numpy()), arrays.fit_predict(X.numpy()))
+
+
+def test_layouts_of_memory() -> None:
+    X = clusters(*OVERLAPPING["sphere"]).numpy()
+    expected = fitted(X, 3).mean_directions_
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    for same in (frozen, np.asfortranarray(X), X[::-1][::-1], X.tolist()):
+        np.testing.assert_allclose(fitted(same, 3).mean_directions_, expected, rtol=1e-12)
+    tensor = torch.from_numpy(X).clone().requires_grad_()
+    kept = tensor.detach().clone()
+    model = fitted(tensor, 3)
+    assert not model.mean_directions_.requires_grad
+    assert torch.equal(tensor, kept)
+    assert np.array_equal(model.mean_directions_.numpy(), expected)
+
+
+def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    X = clusters(*OVERLAPPING["sphere"], dtype=dtype)
+    expected = fitted(X, 3)
+    monkeypatch.setattr(mixture, "_BATCH_NUMBERS", 50)
+    found = fitted(X, 3)
+    torch.testing.assert_close(found.mean_directions_, expected.mean_directions_)
+    torch.testing.assert_close(found.concentrations_, expected.concentrations_)
+    torch.testing.assert_close(found.score_samples(X), expected.score_samples(X))
+    assert torch.equal(found.predict(X), expected.predict(X))
+
+
+def test_only_directions_count() -> None:
+    X = clusters(*OVERLAPPING["sphere"])
+    lengths = torch.logspace(-100, 100, len(X), dtype=torch.float64).unsqueeze(1)
+    expected, found = fitted(X, 3), fitted(lengths * X, 3)
+    torch.testing.assert_close(found.mean_directions_, expected.mean_directions_)
+    torch.testing.assert_close(found.score_samples(lengths * X), expected.score_samples(X))
+    torch.testing.assert_close(fitted(X, 3, normalize=False).weights_, expected.weights_)
+
+
+def test_the_parameters_make_distributions() -> None:
+    X = clusters(*OVERLAPPING["sphere"], dtype=torch.float32)
+    model = fitted(X, 3)
+    law = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(model.weights_),
+        VonMisesFisher(model.mean_directions_, model.concentrations_),
+    )
+    torch.testing.assert_close(
+        law.log_prob(normalize(X.double(), dim=-1)).float(), model.score_samples(X)
+    )
+
+
+def test_draws() -> None:
+    X = clusters(3, [5.0, 50.0], [300, 100])
+    model = fitted(X, 2)
+    x, labels = model.sample(20_000)
+    assert x.shape == (20_000, 3)
+    assert x.dtype == torch.float64
+    assert (labels.diff() >= 0).all()
+    for j in range(2):
+        law = VonMisesFisher(model.mean_directions_[j], model.concentrations_[j])
+        assert_mean(x[labels == j], law.mean)
+        assert_mean((labels == j).double().unsqueeze(1), model.weights_[j])
+    assert [len(part) for part in model.sample()] == [1, 1]
+
+
+def test_progress_is_printed_as_scikit_learn_does(capsys: pytest.CaptureFixture[str]) -> None:
+    X = clusters(*OVERLAPPING["sphere"])
+    fitted(X, 3, max_iter=3, tol=0)
+    assert capsys.readouterr().out == ""
+    fitted(X, 3, max_iter=3, tol=0, verbose=1, verbose_interval=2, n_init=2)
+    lines = ["Initialization {}", "  Iteration 2", "Initialization did not converge."]
+    assert capsys.readouterr().out.splitlines() == [x.format(i) for i in (0, 1) for x in lines]
+    fitted(X, 3, tol=math.inf, verbose=2, verbose_interval=1)
+    _, iteration, end = capsys.readouterr().out.splitlines()
+    assert "ll change" in iteration
+    assert "Initialization converged. time lapse" in end
+
+
+# Bad input
+
+LOC = [0.6, 0.0, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("X", "words"),
+    [
+        pytest.param([LOC, [0.0, 0.0, 0.0]], "row 1 of X has the norm 0 and so no dir", id="zero"),
+        pytest.param([LOC, [1.0, math.nan, 0.0]], "NaN, infinity.*row 1", id="nan"),
+        pytest.param([LOC, [1.0, math.inf, 0.0]], "NaN, infinity.*row 1", id="infinite"),
+        pytest.param([LOC, [1e200, 0.0, 0.0]], "too large: row 1", id="large"),
+        pytest.param([[1.0], [1.0]], r"1 feature\(s\) .* minimum of 2", id="one-column"),
+        pytest.param([LOC], r"1 sample\(s\) .* minimum of 2", id="one-row"),
+        pytest.param(LOC, r"(2D array|\(n_samples, d\)), got (1D|\(3,\))", id="one-axis"),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.array, lambda x: torch.tensor(x, dtype=torch.float64)])
+def test_bad_rows(X: Any, words: str, kind: Any) -> None:
+    with pytest.raises(ValueError, match=words):
+        VonMisesFisherMixture().fit(kind(X))
+    if "minimum" not in words:
+        model = fitted(torch.eye(3))
+        with pytest.raises(ValueError, match=words):
+            model.predict(kind(X))
+
+
+def test_the_row_is_named_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixture, "_BATCH_NUMBERS", 12)
+    X = torch.eye(3).repeat(10, 1)
+    X[17] = 0
+    with pytest.raises(ValueError, match="row 17 of X"):
+        VonMisesFisherMixture().fit(X)
+
+
+def test_lengths_are_refused_if_told_to(dtype: torch.dtype) -> None:
+    X = directions(20, 3, dtype=dtype)
+    X[4] *= 1.01
+    words = r"row 4 of X has the norm 1\.01.*normalize=False.*unit vector.*normalize=True"
+    with pytest.raises(ValueError, match=words):
+        VonMisesFisherMixture(normalize=False).fit(X)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16, torch.int64])
+def test_tensors_of_a_wrong_type(half: torch.dtype) -> None:
+    name = str(half).removeprefix("torch.")
+    with pytest.raises(TypeError, match=rf"X must be float32 or float64, got {name}.*X\.float\(\)"):
+        VonMisesFisherMixture().fit(torch.eye(3).to(half))
+
+
+def test_features_must_agree() -> None:
+    model = fitted(torch.eye(3))
+    assert model.n_features_in_ == 3
+    for X in (torch.eye(4), np.eye(4)):
+        with pytest.raises(ValueError, match=r"X has 4 features, but .* expecting 3"):
+            model.predict(X)
+
+
+def test_too_few_rows() -> None:
+    with pytest.raises(ValueError, match="n_components = 4, n_samples = 3"):
+        VonMisesFisherMixture(4).fit(torch.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"n_components": 0}, ValueError),
+        ({"n_components": 2.0}, TypeError),
+        ({"tol": -1.0}, ValueError),
+        ({"tol": "small"}, TypeError),
+        ({"max_iter": 0}, ValueError),
+        ({"n_init": 0}, ValueError),
+        ({"normalize": "l2"}, TypeError),
+        ({"random_state": "seed"}, ValueError),
+        ({"verbose": -1}, ValueError),
+        ({"verbose_interval": 0}, ValueError),
+    ],
+)
+def test_bad_options(options: dict[str, Any], error: type[Exception]) -> None:
+    (name,) = options
+    with pytest.raises(error, match=name if name != "random_state" else "seed"):
+        VonMisesFisherMixture(**options).fit(torch.eye(3))
+
+
+def test_before_fitting() -> None:
+    model = VonMisesFisherMixture()
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        model.predict(torch.eye(3))
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        model.sample()
+    with pytest.raises(ValueError, match="n_samples"):
+        fitted(torch.eye(3)).sample(0)
+
+
+# scikit-learn
+
+
+@pytest.mark.filterwarnings("ignore:.*collapsed:sklearn.exceptions.ConvergenceWarning")  # few rows
+@parametrize_with_checks(
+    [VonMisesFisherMixture(2)],
+    expected_failed_checks=lambda _: {
+        "check_estimators_dtypes": "its random integers contain a row of zeros, no direction"
+    },
+)
+def test_it_is_an_estimator(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    monkeypatch.delitem(sys.modules, "vmfdist.mixture")
+    with pytest.raises(ImportError, match=r'pip install "vmfdist\[mixture\]"'):
+        importlib.import_module("vmfdist.mixture")
+
+
+def test_nothing_else_imports_it() -> None:
+    package = Path(mixture.__file__).parent
+    modules = [path for path in package.rglob("*.py") if path.name != "mixture.py"]
+    assert len(modules) > 5
+    for path in modules:
+        assert not re.search(r"^\s*(from|import)\b.*(sklearn|mixture)", path.read_text(), re.M), (
+            path
+        )
+
+
+# Memory
+
+
+def extra_memory(function: Callable[[], Any]) -> int:
+    """How many bytes a call takes at its peak above those in use before."""
+
+    def status(name: str) -> int:
+        return (
+            int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+        )
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here, proc(5)
+    before = status("VmRSS")
+    function()
+    return status("VmHWM") - before
+
+
+def fit_and_predict(X: Any) -> None:
+    fitted(X, 20, max_iter=2).predict(X)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_memory() -> None:
+    X = torch.randn(400_000, 64)
+    # The responsibilities of 20 components alone would take 0.62 of the data in float64.
+    assert extra_memory(lambda: fit_and_predict(X)) < 0.6 * X.nbytes
+    assert extra_memory(lambda: X.double()) > 1.9 * X.nbytes  # that is, this would be noticed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+@pytest.mark.parametrize("kind", [torch.Tensor.numpy, torch.Tensor.detach])
+def test_memory_of_a_million_rows(kind: Callable[[Tensor], Any]) -> None:
+    X = torch.randn(1_000_000, 64)
+    assert extra_memory(lambda: fit_and_predict(kind(X))) < 0.3 * X.nbytes
