@@ -21,7 +21,12 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 import accuracy  # noqa: E402
 from reference import cosine_reference  # noqa: E402
-from vmfdist._transport import to_von_mises_fisher as transport  # noqa: E402
+from vmfdist._transport import (  # noqa: E402
+    Transport,
+    to_power_spherical,
+    to_von_mises_fisher,
+)
+from vmfdist.cosine import PowerSphericalCosine, VonMisesFisherCosine  # noqa: E402
 
 DTYPES = (torch.float64, torch.float32)
 DIMS = [*accuracy.ALL_SMALL_DIMS, *accuracy.LARGE_DIMS]
@@ -29,7 +34,9 @@ HEAD = ["Quantity", "float64", "at", "float32", "at", "limit"]
 COSINE_DIMS = [2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 20, 32, 64, 65, 128, 512, 1000, 4096]
 
 
-def cosine_errors(dim: int, dtype: torch.dtype) -> Iterator[tuple[accuracy.Error, accuracy.Error]]:
+def cosine_errors(
+    transport: Transport, dim: int, dtype: torch.dtype
+) -> Iterator[tuple[accuracy.Error, accuracy.Error]]:
     """Errors of the normal score of a cosine and of its derivative, beyond its rounding."""
     scores = [-8.0, -5.0, -2.0, -0.5, 0.1, 1.0, 3.0, 5.0, 6.5, 8.0]
     z = torch.tensor(scores, dtype=dtype)
@@ -41,9 +48,29 @@ def cosine_errors(dim: int, dtype: torch.dtype) -> Iterator[tuple[accuracy.Error
             if 2 - t < 8 * torch.finfo(dtype).eps or t < torch.finfo(dtype).tiny:
                 continue  # rounding of t itself leaves no digits
             with mp.workdps(22):
-                reference = cosine_reference(dim, k_rounded)
+                reference = cosine_reference(dim, k_rounded, transport is to_power_spherical)
                 errors = reference.errors(score, t, rate, torch.finfo(dtype).eps)
             yield accuracy.Error(float(errors[0]), dim, k), accuracy.Error(float(errors[1]), dim, k)
+
+
+def probability_errors(
+    law: type[VonMisesFisherCosine | PowerSphericalCosine], dim: int
+) -> Iterator[accuracy.Error]:
+    """Relative errors of cdf and sf in float64, where these are at least 1e-280."""
+    for k in (0.0, 1e-3, 0.3, 3.0, 30.0, 1e3, 1e6, 1e8):
+        cosine = law(torch.tensor(k, dtype=torch.float64), dim)
+        with mp.workdps(22):
+            reference = cosine_reference(dim, k, law is PowerSphericalCosine)
+            for step in (-12, -5, -1.5, 0.2, 2, 6, 12):
+                t = float(reference.t(reference.mode + step * reference.width))
+                if not 1e-280 < t < 2:
+                    continue
+                u = mp.log(mp.mpf(t) / (2 - mp.mpf(t))) / 2
+                value = torch.tensor(t, dtype=torch.float64)
+                found = cosine.sf(one_minus_value=value), cosine.cdf(one_minus_value=value)
+                for ours, truth in zip(found, reference.probabilities(u), strict=False):
+                    if truth > 1e-280:
+                        yield accuracy.Error(float(abs(ours.item() / truth - 1)), dim, k)
 
 
 def place(error: accuracy.Error) -> str:
@@ -54,20 +81,41 @@ def place(error: accuracy.Error) -> str:
 
 
 def cosine_table() -> str:
-    """The table of the map from noise to cosine."""
-    rows = [["normal score of a cosine, in standard deviations"], ["derivative of it, relative"]]
-    for dtype in DTYPES:
-        both = [
-            pair
-            for dim in tqdm(COSINE_DIMS, desc=f"draws, {dtype}")
-            for pair in cosine_errors(dim, dtype)
+    """The table of the maps from noise to cosine."""
+    rows = []
+    for name, transport in (
+        ("von Mises-Fisher", to_von_mises_fisher),
+        ("power spherical", to_power_spherical),
+    ):
+        pair = [
+            [f"{name}: normal score of a cosine, in standard deviations"],
+            [f"{name}: derivative of it, relative"],
         ]
-        for row, part in zip(rows, zip(*both, strict=True), strict=True):
-            worst = max(part)
-            row += [f"{worst.eps:.1e}", place(worst)]
-    limits = ["1e-10, 1e-6", "1e-8, 1e-5"]
-    rows = [[*row, limit] for row, limit in zip(rows, limits, strict=True)]
-    return list_table("Worst error of the map from noise to cosine", [HEAD, *rows])
+        for dtype in DTYPES:
+            both = [
+                errors
+                for dim in tqdm(COSINE_DIMS, desc=f"draws, {name}, {dtype}")
+                for errors in cosine_errors(transport, dim, dtype)
+            ]
+            for row, part in zip(pair, zip(*both, strict=True), strict=True):
+                worst = max(part)
+                row += [f"{worst.eps:.1e}", place(worst)]
+        limits = ["1e-10, 1e-6", "1e-8, 1e-5"]
+        rows += [[*row, limit] for row, limit in zip(pair, limits, strict=True)]
+    return list_table("Worst error of the maps from noise to cosine", [HEAD, *rows])
+
+
+def probability_table() -> str:
+    """The table of the probabilities of cosines."""
+    rows = [["Law", "float64", "at", "limit"]]
+    for name, law in (
+        ("von Mises-Fisher", VonMisesFisherCosine),
+        ("power spherical", PowerSphericalCosine),
+    ):
+        dims = tqdm(COSINE_DIMS, desc=f"probabilities, {name}")
+        worst = max(max(probability_errors(law, dim)) for dim in dims)
+        rows.append([name, f"{worst.eps:.1e}", place(worst), "1e-10"])
+    return list_table("Worst relative error of cdf and sf of the cosine", rows)
 
 
 def main() -> None:
@@ -91,7 +139,7 @@ def main() -> None:
         rows.append([*row, str(limit)])
     text = list_table("Worst error, in eps", [HEAD, *rows])
 
-    text += "\n" + cosine_table()
+    text += "\n" + cosine_table() + "\n" + probability_table()
     text += f"\nMeasured with PyTorch {torch.__version__.split('+')[0]}, on a CPU.\n"
     (HERE / "accuracy_table.rst").write_text(text, encoding="utf-8")
 

@@ -216,7 +216,7 @@ class CosineReference:
             self.mode = -mp.atanh(2 * self.k / (self.m + root))
             self.width = mp.sqrt((self.m + root) / (2 * self.m * root))
         self.top = self._exponent(self.mode)
-        self.far = max(40 * self.width, 250 / self.m)
+        self.far = max(20 * self.width, 160 / self.m)
         self.total, self.first = self._integrals(self.mode - self.far, self.mode + self.far)
 
     @staticmethod
@@ -234,16 +234,15 @@ class CosineReference:
         return mp.exp(self._exponent(u) - self.top)
 
     def _integrals(
-        self, low: mp.mpf, high: mp.mpf, unit: mp.mpf | None = None
+        self, low: mp.mpf, high: mp.mpf, unit: mp.mpf | None = None, far_out: bool = False
     ) -> tuple[mp.mpf, mp.mpf]:
         """Of the density and of s times it, in units of the density at ``unit`` or the mode."""
         base = self.top if unit is None else self._exponent(unit)
         inner = {self.mode + j * self.width for j in (-16, -8, -4, -2, 0, 2, 4, 8, 16)}
-        # Far out the integrand falls at its own rate from the end that is next to the mode.
-        for end in (low, high):
-            slope = mp.diff(self._exponent, end, h=mp.mpf("1e-10"))
-            pace = 1 / (abs(slope) + 1 / self.width)
-            inner |= {end + side * j * pace for j in (1, 4, 12, 36, 80) for side in (-1, 1)}
+        if unit is not None and far_out:  # the integrand falls at a rate of its own
+            slope = mp.diff(self._exponent, unit, h=mp.mpf("1e-10"))
+            pace = (-1 if unit == high else 1) / (abs(slope) + 1 / self.width)
+            inner |= {unit + j * pace for j in (1, 4, 12, 36, 80)}
         points = [low, *sorted(u for u in inner if low < u < high), high]
         mass = mp.quad(lambda u: mp.exp(self._exponent(u) - base), points)
         first = mp.quad(lambda u: mp.exp(self._exponent(u) - base) * self.statistic(u), points)
@@ -263,9 +262,11 @@ class CosineReference:
     def probabilities(self, u: mp.mpf) -> tuple[mp.mpf, mp.mpf, mp.mpf]:
         """P(U < u), P(U > u), and the derivative of the former in the concentration."""
         side = -1 if u < self.mode else 1
-        ends = (u - self.far, u) if side < 0 else (u, u + self.far)
+        ends = (u - 2 * self.far, u) if side < 0 else (u, u + 2 * self.far)
         # In units of the density at u: quadrature is to an absolute error.
-        mass, first = (x * self.density(u) / self.total for x in self._integrals(*ends, unit=u))
+        mass, first = (
+            x * self.density(u) / self.total for x in self._integrals(*ends, u, far_out=True)
+        )
         slope = side * (first - mass * self.first / self.total)
         return (mass, 1 - mass, slope) if side < 0 else (1 - mass, mass, slope)
 

@@ -42,15 +42,16 @@ CONCENTRATIONS = st.one_of(
 )
 
 
-@pytest.mark.parametrize("dim", [2, 3, 4, 5, 8, 20, 65, 1000])
+@pytest.mark.parametrize("dim", [2, 3, 4, 8, 65, 1000])
 @of_each_law
 def test_score_and_rate_on_a_grid(transport: Transport, dim: int) -> None:
-    for k in (0.0, 3.0, 40.0, 1e6, 1e12):
-        for zeta in (-8.0, 0.1, 3.0, 6.5):
+    for k in (0.0, 3.0, 40.0, 1e12):
+        for zeta in (-8.0, 0.1, 6.5):
             for dtype in DTYPES:
                 check(transport, dim, k, zeta, dtype)
 
 
+@settings(max_examples=40)
 @given(
     transport=st.sampled_from(LAWS),
     dim=st.one_of(st.integers(2, 12), st.sampled_from((15, 16, 31, 63, 64, 333, 2000))),

@@ -25,7 +25,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from vmfdist import _radial
-from vmfdist.rotational import _check_on_sphere, _require_float
+from vmfdist._validation import check_on_sphere, require_float
 
 __all__ = [
     "Resultant",
@@ -185,7 +185,7 @@ def check_vector(name: str, x: Tensor) -> None:
     """Raises unless ``x`` is a floating-point tensor of vectors with at least two entries."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    _require_float(name, x)
+    require_float(name, x)
     if x.dim() < 1 or x.shape[-1] < 2:
         raise ValueError(
             f"{name} must hold vectors with at least two entries along its last dimension, got "
@@ -213,7 +213,7 @@ def check_samples(name: str, samples: Tensor, validate: bool) -> None:
             f"got shape {tuple(samples.shape)}"
         )
     if validate:
-        _check_on_sphere(name, samples)
+        check_on_sphere(name, samples)
 
 
 def check_weights(weights: Any, samples: Tensor, validate: bool) -> None:

@@ -177,22 +177,23 @@ class _PowerSpherical:
         return 2.0 * k + m, -math.log(4) * k
 
     def along(self, path: Path, k: Tensor, m: float) -> tuple[Tensor, Tensor]:
-        """From the half-angle that remains to the end, since near w = -1 all is a power of it."""
-        half = path.half_remainder + path.half_length * path.remaining_fraction
-        sine, cosine = torch.sin(half), torch.cos(half)
+        """From the half-angles to both ends, since near w = -1 all is a power of that distance."""
+        half_step = path.half_length * path.fraction
+        to_go = path.half_remainder + path.half_length * path.remaining_fraction
         to_antipode = path.sign > 0
         t = torch.where(to_antipode, path.far, path.near)
         rest = torch.where(to_antipode, path.near, path.far)
         # t' - t, relative to 2 - t, by the sine of half the step and of what is midway
-        half_step = path.half_length * path.fraction
-        from_end = path.half_remainder + path.half_length + half
-        midway = torch.minimum(from_end, path.half_passed * 2.0 + half_step)  # they sum to pi
+        midway = torch.minimum(  # they sum to pi
+            path.half_remainder + path.half_length + to_go, path.half_passed * 2.0 + half_step
+        )
         change = torch.sin(midway).mul_(torch.sin(half_step).mul_(2.0 * path.sign / rest))
-        near_antipode = torch.log(sine / (rest / 2.0).sqrt()).mul_(-2.0)
+        near_antipode = torch.log(torch.sin(to_go) / (rest / 2.0).sqrt()).mul_(-2.0)
         rise = torch.where(change < 0.5, -torch.log1p(-change), near_antipode)
         exponent = -k * rise
         if m > 1:
-            level = torch.where(to_antipode, cosine, sine) / (t / 2.0).sqrt()
+            half_angle = torch.where(to_antipode, path.half_passed + half_step, to_go)
+            level = torch.sin(half_angle) / (t / 2.0).sqrt()
             exponent.add_(torch.log(level).mul_(2.0).sub_(rise), alpha=(m - 1.0) / 2.0)
         return exponent, rise
 

@@ -16,7 +16,6 @@ References:
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import Any, ClassVar, Self
 
 import torch
@@ -30,6 +29,7 @@ from vmfdist._cache import cached_constant, static
 from vmfdist._elementwise import refuse_derivative, with_derivative
 from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist._transport import CosineDraw, Transport, to_power_spherical, to_von_mises_fisher
+from vmfdist._validation import check_dim, set_validation
 
 __all__ = ["CosineLaw", "PowerSphericalCosine", "VonMisesFisherCosine"]
 
@@ -203,13 +203,6 @@ class CosineLaw(TorchDistribution):
     def __init__(
         self, concentration: Tensor | float, dim: int, validate_args: bool | None = None
     ) -> None:
-        if not isinstance(dim, Real) or isinstance(dim, bool):
-            raise TypeError(f"dim must be an integer, got {type(dim).__name__}")
-        if not 2 <= dim < math.inf or dim != int(dim):
-            raise ValueError(
-                f"dim must be an integer of at least 2, the dimension of the ambient space, got "
-                f"{dim}"
-            )
         if not isinstance(concentration, Tensor):
             concentration = torch.tensor(float(concentration))
         if concentration.dtype not in (torch.float32, torch.float64):
@@ -218,7 +211,7 @@ class CosineLaw(TorchDistribution):
                 f"{str(concentration.dtype).removeprefix('torch.')}"
             )
         self.concentration = concentration
-        self._dim = int(dim)
+        self._dim = check_dim(dim)
         super().__init__(concentration.shape, validate_args=validate_args)
 
     def __repr__(self) -> str:
@@ -237,10 +230,7 @@ class CosineLaw(TorchDistribution):
         new.concentration = self.concentration.expand(torch.Size(batch_shape))
         new._dim = self._dim
         super(CosineLaw, new).__init__(torch.Size(batch_shape), validate_args=False)
-        validate_args = self.__dict__.get("_validate_args")
-        new.__dict__.pop("_validate_args", None)
-        if validate_args is not None:
-            new._validate_args = validate_args
+        set_validation(new, self.__dict__.get("_validate_args"))
         return new
 
     def _ends(

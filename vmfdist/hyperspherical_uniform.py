@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, ClassVar, Self
 
 import torch
@@ -15,14 +13,9 @@ from torch.types import _size
 
 from vmfdist._cache import static
 from vmfdist._radial import log_sphere_area
+from vmfdist._validation import broadcast_shapes, check_dim, set_validation, validate_value
 from vmfdist.cosine import VonMisesFisherCosine
-from vmfdist.rotational import (
-    CovarianceEigenvalues,
-    broadcast_shapes,
-    mass_cone,
-    set_validation,
-    validate_value,
-)
+from vmfdist.rotational import CovarianceEigenvalues, mass_cone
 
 __all__ = ["HypersphericalUniform"]
 
@@ -76,22 +69,14 @@ class HypersphericalUniform(TorchDistribution):
         device: torch.device | str | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        if not isinstance(dim, Real) or isinstance(dim, bool):
-            raise TypeError(f"dim must be an integer, got {type(dim).__name__}")
-        if not 2 <= dim < math.inf or dim != int(dim):
-            raise ValueError(
-                f"dim must be an integer of at least 2, the dimension of the ambient space (3 for "
-                f"the ordinary sphere), got {dim}"
-            )
+        dim = check_dim(dim)
         like = torch.empty(0, dtype=dtype, device=device)
         if like.dtype not in (torch.float32, torch.float64):
             raise TypeError(
                 f"dtype must be float32 or float64, got {str(like.dtype).removeprefix('torch.')}"
             )
         self._like = like
-        super().__init__(
-            torch.Size(batch_shape), torch.Size((int(dim),)), validate_args=validate_args
-        )
+        super().__init__(torch.Size(batch_shape), torch.Size((dim,)), validate_args=validate_args)
 
     def __repr__(self) -> str:
         batch = f", batch_shape: {tuple(self.batch_shape)}" if self.batch_shape else ""

@@ -36,9 +36,9 @@ from torch import Tensor
 from torch.distributions import register_kl
 
 from vmfdist import _beta, _radial
+from vmfdist._validation import broadcast_shapes
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
 from vmfdist.power_spherical import PowerSpherical
-from vmfdist.rotational import broadcast_shapes
 from vmfdist.von_mises_fisher import VonMisesFisher
 
 __all__: list[str] = []

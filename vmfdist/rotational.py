@@ -27,17 +27,22 @@ from torch.types import _size
 
 from vmfdist._autograd import apply, is_recording
 from vmfdist._cache import static
+from vmfdist._rows import dot, norm
 from vmfdist._transport import Transport
+from vmfdist._validation import (
+    broadcast_shapes,
+    check_on_sphere,
+    require_float,
+    set_validation,
+    validate_value,
+)
 from vmfdist.cosine import CosineLaw
 
 __all__ = [
     "CovarianceEigenvalues",
     "RotationallySymmetric",
-    "broadcast_shapes",
     "draw",
     "mass_cone",
-    "set_validation",
-    "validate_value",
 ]
 
 # Up to this dimension the tangent part is formed explicitly. Above, its squared length is
@@ -47,26 +52,6 @@ _EXPLICIT_DIM = 16
 # On the CPU in eager mode a large draw goes through in blocks that stay in the cache: of rows, for
 # what is formed row by row, and of numbers, for what is formed of all coordinates.
 _BLOCK_ROWS, _BLOCK_NUMBERS = 1 << 14, 1 << 18
-
-
-def _is_narrow(x: Tensor) -> bool:
-    """Whether products of columns cost less than a reduction along so short an axis."""
-    return x.shape[-1] <= 4 and x.numel() >= 1 << 13
-
-
-def _norm(x: Tensor) -> Tensor:
-    return _dot(x, x).sqrt_() if _is_narrow(x) else torch.linalg.vector_norm(x, dim=-1)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Scalar products of rows, by no matrix product: autocast and TF32 would round it."""
-    if not _is_narrow(a):
-        return (a * b).sum(-1)
-    (first_a, *other_a), (first_b, *other_b) = a.unbind(-1), b.unbind(-1)
-    result = first_a * first_b
-    for column_a, column_b in zip(other_a, other_b, strict=True):
-        result.addcmul_(column_a, column_b)
-    return result
 
 
 _Rows = tuple[Tensor, ...]  # tensors with a number for each row
@@ -118,11 +103,11 @@ def _lift(
     rows = _cached_rows(dim)
 
     def lift(x: Tensor, loc: Tensor, concentration: Tensor) -> _Rows:
-        zeta, lean, squared, norm = _in_blocks(_split_off_tangent, rows, x, loc)
+        zeta, lean, squared, length = _in_blocks(_split_off_tangent, rows, x, loc)
         t, rate = transport(zeta, concentration, dim)
         cosine = 1.0 - t
         scale = (cosine + 1.0).mul_(t).div_(squared).sqrt_()  # 1 + w = 2 - t is exact
-        along = torch.addcmul(cosine, scale, lean, value=-1.0).div_(norm)
+        along = torch.addcmul(cosine, scale, lean, value=-1.0).div_(length)
         _in_blocks(_combine, rows, x, scale, along, loc)
         return cosine, rate
 
@@ -137,20 +122,20 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
     Returns the component zeta that x had along loc, lean, the squared length of the tangent vector,
     and the norm of loc, which is 1 up to rounding.
     """
-    norm = _norm(loc).expand(x.shape[:-1])
-    zeta = _dot(x, loc).div_(norm)
+    length = norm(loc).expand(x.shape[:-1])
+    zeta = dot(x, loc).div_(length)
     dim = x.shape[-1]
     if dim == 2:  # the tangent space is a line: no rounding can tilt it
         perpendicular = torch.stack((-loc[..., 1], loc[..., 0]), dim=-1)
-        side = torch.where(_dot(x, perpendicular) < 0, -1.0, 1.0) / norm
+        side = torch.where(dot(x, perpendicular) < 0, -1.0, 1.0) / length
         x.copy_(side.unsqueeze(-1) * perpendicular)
-        return zeta, torch.zeros_like(zeta), torch.ones_like(zeta), norm
+        return zeta, torch.zeros_like(zeta), torch.ones_like(zeta), length
     if dim > _EXPLICIT_DIM:
-        squared = _norm(x).square_()
-        return zeta, zeta, squared.addcmul_(zeta, zeta, value=-1.0), norm
+        squared = norm(x).square_()
+        return zeta, zeta, squared.addcmul_(zeta, zeta, value=-1.0), length
     # Where little is left beside loc, its rounding is not small: it has a component along loc too.
-    x.addcmul_((zeta / norm).unsqueeze(-1), loc, value=-1.0)
-    return zeta, _dot(x, loc).div_(norm), _norm(x).square_(), norm
+    x.addcmul_((zeta / length).unsqueeze(-1), loc, value=-1.0)
+    return zeta, dot(x, loc).div_(length), norm(x).square_(), length
 
 
 def _combine(x: Tensor, scale: Tensor, along: Tensor, loc: Tensor) -> _Rows:
@@ -290,10 +275,10 @@ def _pull_back_to_own(
     grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor, grad_loc: Tensor
 ) -> _Rows:
     """Writes the gradient in loc, returns that in the concentration."""
-    along = _dot(grad, loc)
+    along = dot(grad, loc)
     torch.mul(grad, cosine.unsqueeze(-1), out=grad_loc)
     grad_loc.addcmul_(along.unsqueeze(-1), x, value=-1.0)
-    return (torch.addcmul(along, cosine, _dot(grad, x), value=-1.0).mul_(rate),)
+    return (torch.addcmul(along, cosine, dot(grad, x), value=-1.0).mul_(rate),)
 
 
 def _pull_back_to_shared(
@@ -321,24 +306,6 @@ def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
     return _lift(noise, loc, concentration, transport)[0]
 
 
-def _require_float(name: str, x: Tensor) -> None:
-    if x.dtype in (torch.float32, torch.float64):
-        return
-    dtype = str(x.dtype).removeprefix("torch.")
-    raise TypeError(
-        f"{name} must be float32 or float64, got {dtype}. A direction in a lower precision is off "
-        f"the sphere: convert first and normalise then, for instance "
-        f"torch.nn.functional.normalize({name}.float(), dim=-1)"
-    )
-
-
-def broadcast_shapes(a: torch.Size, b: torch.Size) -> torch.Size:
-    """torch.broadcast_shapes, which takes longer than four small operations, where it must."""
-    if a == b or not b:
-        return a
-    return torch.broadcast_shapes(a, b) if a else b
-
-
 def _as_concentration(concentration: Tensor | float, loc: Tensor) -> Tensor:
     """The concentration in the dtype of ``loc``; a number without a copy from the host."""
     if isinstance(concentration, Tensor) and not concentration.is_complex():
@@ -347,25 +314,6 @@ def _as_concentration(concentration: Tensor | float, loc: Tensor) -> Tensor:
         return torch.full((), float(concentration), dtype=loc.dtype, device=loc.device)
     kind = getattr(concentration, "dtype", type(concentration).__name__)
     raise TypeError(f"concentration must be a real tensor or a Python number, got {kind}")
-
-
-def _check_on_sphere(name: str, x: Tensor) -> None:
-    """Raises ValueError where a row of ``x`` is not a unit vector to the precision of its dtype."""
-    if not x.numel():
-        return
-    norm = _norm(x.detach())
-    # The tolerance of Pyro's constraint.
-    tolerance = constraints.sphere.reltol * torch.finfo(x.dtype).eps * x.shape[-1] ** 0.5
-    if (norm - 1.0).abs_().max().item() < tolerance:
-        return
-    if not bool(torch.isfinite(norm).all()):
-        found = "it holds NaN or infinite entries"
-    else:
-        found = f"its norms lie between {norm.min().item():.9g} and {norm.max().item():.9g}"
-    raise ValueError(
-        f"{name} of shape {tuple(x.shape)} must consist of unit vectors along its last dimension, "
-        f"but {found}; normalise it with torch.nn.functional.normalize({name}, dim=-1)"
-    )
 
 
 class CovarianceEigenvalues(NamedTuple):
@@ -402,7 +350,7 @@ class RotationallySymmetric(TorchDistribution):
     ) -> None:
         if not isinstance(loc, Tensor):
             raise TypeError(f"loc must be a tensor of unit vectors, got {type(loc).__name__}")
-        _require_float("loc", loc)
+        require_float("loc", loc)
         if loc.dim() < 1 or loc.shape[-1] < 2:
             raise ValueError(
                 "loc must hold unit vectors with at least two entries along its last dimension, "
@@ -421,7 +369,7 @@ class RotationallySymmetric(TorchDistribution):
         self.loc = loc.expand(batch_shape + loc.shape[-1:])
         self.concentration = concentration.expand(batch_shape)
         if self._validate_args if validate_args is None else validate_args:
-            _check_on_sphere("loc", loc)
+            check_on_sphere("loc", loc)
             if not torch._is_all_true(concentration >= 0):
                 raise ValueError(
                     "concentration must be nonnegative, got values between "
@@ -555,30 +503,3 @@ def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tens
             f"{p.max().item():.9g}"
         )
     return 2 * torch.asin((cosine.one_minus_isf(p) / 2).sqrt())
-
-
-def set_validation(law: TorchDistribution, validate_args: bool | None) -> None:
-    """Makes a law check its values or not, or follow torch's default where None is given."""
-    law.__dict__.pop("_validate_args", None)
-    if validate_args is not None:
-        law._validate_args = validate_args
-
-
-def validate_value(value: Tensor, batch_shape: torch.Size, dim: int) -> None:
-    """Raises unless ``value`` holds unit vectors of the dimension and fits the batch shape."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"value must be a tensor, got {type(value).__name__}")
-    _require_float("value", value)
-    if value.dim() < 1 or value.shape[-1] != dim:
-        raise ValueError(
-            f"value must hold vectors of dimension {dim} along its last dimension, got shape "
-            f"{tuple(value.shape)}"
-        )
-    try:
-        broadcast_shapes(value.shape[:-1], batch_shape)
-    except RuntimeError as error:
-        raise ValueError(
-            f"value of shape {tuple(value.shape)} does not broadcast with the batch shape "
-            f"{tuple(batch_shape)} and dimension {dim}"
-        ) from error
-    _check_on_sphere("value", value)

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from vmfdist import _radial, _resultant
+from vmfdist._validation import broadcast_shapes
 from vmfdist.cosine import VonMisesFisherCosine
-from vmfdist.rotational import (
-    CovarianceEigenvalues,
-    RotationallySymmetric,
-    broadcast_shapes,
-)
+from vmfdist.rotational import CovarianceEigenvalues, RotationallySymmetric
 
 __all__ = ["VonMisesFisher"]
 

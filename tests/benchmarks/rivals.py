@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal, VonMises, kl_divergence
 from torch.nn.functional import normalize
 
-from vmfdist import HypersphericalUniform, VonMisesFisher
+from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
 
 Rivals = dict[str, Callable[[], object]]
 Job = Callable[[int, int], Rivals]
@@ -28,6 +28,7 @@ DENSITIES = [(128, 20), (100_000, 20), (100_000, 64), (20_000, 512)]
 DIVERGENCES = [(128, 20), (100_000, 20), (100_000, 64), (100_000, 1024)]
 
 OURS, OURS_SHARED = "vmfdist", "the same, one concentration"
+OURS_POWER = "vmfdist, power spherical"
 NORMAL, NORMALISED = "Normal", "randn, normalised"
 
 
@@ -47,11 +48,12 @@ def _laws(n: int, dim: int) -> dict[str, tuple[Distribution, tuple[Tensor, ...]]
         NORMAL: (Normal(loc, scale, validate_args=False), (loc, scale)),
         OURS: (VonMisesFisher(loc, concentration, validate_args=False), (loc, concentration)),
         OURS_SHARED: (VonMisesFisher(loc, shared, validate_args=False), (loc, shared)),
+        OURS_POWER: (PowerSpherical(loc, concentration, validate_args=False), (loc, concentration)),
     }
     if importlib.util.find_spec("power_spherical"):
-        from power_spherical import PowerSpherical
+        from power_spherical import PowerSpherical as Theirs
 
-        law = PowerSpherical(loc, concentration, validate_args=False)
+        law = Theirs(loc, concentration, validate_args=False)
         laws["power_spherical"] = law, (loc, concentration)
     return laws
 

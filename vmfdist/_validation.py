@@ -1,0 +1,98 @@
+"""Checks of arguments, with errors that say what was given and what is needed."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+
+from vmfdist._rows import norm
+
+__all__ = [
+    "broadcast_shapes",
+    "check_dim",
+    "check_on_sphere",
+    "require_float",
+    "set_validation",
+    "validate_value",
+]
+
+
+def check_dim(dim: int) -> int:
+    """Raises unless ``dim`` can be the dimension of an ambient space."""
+    if not isinstance(dim, Real) or isinstance(dim, bool):
+        raise TypeError(f"dim must be an integer, got {type(dim).__name__}")
+    if not 2 <= dim < math.inf or dim != int(dim):
+        raise ValueError(
+            f"dim must be an integer of at least 2, the dimension of the ambient space (3 for "
+            f"the ordinary sphere), got {dim}"
+        )
+    return int(dim)
+
+
+def require_float(name: str, x: Tensor) -> None:
+    if x.dtype in (torch.float32, torch.float64):
+        return
+    dtype = str(x.dtype).removeprefix("torch.")
+    raise TypeError(
+        f"{name} must be float32 or float64, got {dtype}. A direction in a lower precision is off "
+        f"the sphere: convert first and normalise then, for instance "
+        f"torch.nn.functional.normalize({name}.float(), dim=-1)"
+    )
+
+
+def broadcast_shapes(a: torch.Size, b: torch.Size) -> torch.Size:
+    """torch.broadcast_shapes, which takes longer than four small operations, where it must."""
+    if a == b or not b:
+        return a
+    return torch.broadcast_shapes(a, b) if a else b
+
+
+def check_on_sphere(name: str, x: Tensor) -> None:
+    """Raises ValueError where a row of ``x`` is not a unit vector to the precision of its dtype."""
+    if not x.numel():
+        return
+    norms = norm(x.detach())
+    # The tolerance of Pyro's constraint.
+    tolerance = constraints.sphere.reltol * torch.finfo(x.dtype).eps * x.shape[-1] ** 0.5
+    if (norms - 1.0).abs_().max().item() < tolerance:
+        return
+    if not bool(torch.isfinite(norms).all()):
+        found = "it holds NaN or infinite entries"
+    else:
+        found = f"its norms lie between {norms.min().item():.9g} and {norms.max().item():.9g}"
+    raise ValueError(
+        f"{name} of shape {tuple(x.shape)} must consist of unit vectors along its last dimension, "
+        f"but {found}; normalise it with torch.nn.functional.normalize({name}, dim=-1)"
+    )
+
+
+def set_validation(law: TorchDistribution, validate_args: bool | None) -> None:
+    """Makes a law check its values or not, or follow torch's default where None is given."""
+    law.__dict__.pop("_validate_args", None)
+    if validate_args is not None:
+        law._validate_args = validate_args
+
+
+def validate_value(value: Tensor, batch_shape: torch.Size, dim: int) -> None:
+    """Raises unless ``value`` holds unit vectors of the dimension and fits the batch shape."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"value must be a tensor, got {type(value).__name__}")
+    require_float("value", value)
+    if value.dim() < 1 or value.shape[-1] != dim:
+        raise ValueError(
+            f"value must hold vectors of dimension {dim} along its last dimension, got shape "
+            f"{tuple(value.shape)}"
+        )
+    try:
+        broadcast_shapes(value.shape[:-1], batch_shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"value of shape {tuple(value.shape)} does not broadcast with the batch shape "
+            f"{tuple(batch_shape)} and dimension {dim}"
+        ) from error
+    check_on_sphere("value", value)
