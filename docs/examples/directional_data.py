@@ -1,0 +1,463 @@
+r"""
+Measured directions: a fit, its cones, its check, and a test of uniformity
+==========================================================================
+
+Two questions about directions, as a statistician meets them.
+
+**Remanence.** Specimens of rock keep the direction of the magnetic field in which they cooled. What
+is the mean direction, how far off may it be, how much do specimens scatter, and is a von
+Mises-Fisher law a fair account of them? The script fits one by maximum likelihood and prints what a
+palaeomagnetist reports, with two cones that are easily confused: the *confidence cone* holds the
+true mean direction with a probability of 95 % and closes as data come in; the *mass cone* holds
+95 % of the specimens and does not.
+
+**Craters.** Do the impact craters of a planet lie all over it alike? Rayleigh's test of uniformity
+answers against laws with a mean direction. (Craters that gather at both poles have none, and pass.)
+
+It needs the ``examples`` extra and ``_sphere.py`` beside it, takes seconds, prints two tables and
+draws one figure::
+
+    python directional_data.py                              # made data
+    python directional_data.py --remanence site.csv --craters planet.csv
+
+**The data** are CSV files that open with a line of names. The columns are found by how their names
+begin: ``declination`` (from north to east) and ``inclination`` (below the horizon); ``latitude``,
+``longitude`` and ``diameter``, which sets the size of the dots; angles in degrees. A direction of
+remanence is :math:`(\cos I \cos D, \cos I \sin D, \sin I)`, that is north, east, down.
+
+**The check of the fit.** Under the fitted law the cosine of the angle to ``loc`` has a distribution
+function, ``law.cosine.cdf``, that makes the data uniform; the script takes their Kolmogorov
+distance from that. Since the law was fitted to these same data, tables of that distance do not
+hold. So the script draws data from the fitted law and fits them again, all of them in one batch,
+and counts how often they are further off (a parametric bootstrap).
+
+References:
+    Fisher (1953), Dispersion on a sphere, doi:10.1098/rspa.1953.0064. Mardia and Jupp (2000),
+    Directional statistics, sections 10.3 and 10.4. Stute, Gonzalez Manteiga and Presedo Quindimil
+    (1993), Bootstrap based goodness-of-fit-tests, Metrika 40, 243-256.
+"""  # noqa: D205, D212, D415
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from _sphere import BLUE, GREY, INK, ORANGE, PALE, add_seed_and_output
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
+from vmfdist import VonMisesFisher
+from vmfdist.estimation import TestResult, confidence_cone, rayleigh_test, standard_errors
+
+PROGRAM = "directional_data.py"
+LEVEL = 0.95
+REPLICATES = 1999  # of the bootstrap
+CHUNK = 2**14  # directions drawn at a time, so that the bar moves
+
+# %%
+# Remanence: a fit and its check
+# ------------------------------
+# Everything is in float64. Where 1 - cosine is small it is half the square of the chord, which
+# rounding does not touch.
+
+
+class Check(NamedTuple):
+    """How far the cosines are from what the law says, beside data that do follow the law."""
+
+    probabilities: Tensor  # cdf of the cosines, shape (n,): uniform if the law is right
+    distance: float  # Kolmogorov's, of these from uniform
+    p_value: float
+    critical: float  # distance that a share of 1 - LEVEL of the drawn data exceed
+
+
+class Fit(NamedTuple):
+    """What there is to say about directions with a mean."""
+
+    x: Tensor  # (n, 3)
+    law: VonMisesFisher
+    bias_corrected: VonMisesFisher
+    confidence_cone: float  # half-angles in radians
+    mass_cone: float
+    check: Check
+
+
+def fit(x: Tensor) -> Fit:
+    """Fit a von Mises-Fisher law and check it."""
+    law = VonMisesFisher.fit(x)
+    return Fit(
+        x,
+        law,
+        VonMisesFisher.fit(x, bias_corrected=True),
+        confidence_cone(x, LEVEL).item(),
+        law.mass_cone(LEVEL).item(),
+        check(x, law),
+    )
+
+
+def check(x: Tensor, law: VonMisesFisher) -> Check:
+    """Compare the cosines of data with the law fitted to them."""
+    u = probabilities(x, law)
+    seen = kolmogorov(u).item()
+    sizes = [len(part) for part in torch.empty(REPLICATES).split(max(1, CHUNK // len(x)))]
+    drawn = []
+    for size in tqdm(sizes, desc="bootstrap", leave=False, delay=1):
+        again = law.sample((size, len(x)))
+        drawn.append(kolmogorov(probabilities(again, VonMisesFisher.fit(again))))
+    distances = torch.cat(drawn)
+    p_value = (1 + (distances >= seen).sum().item()) / (1 + REPLICATES)
+    return Check(u, seen, p_value, distances.quantile(LEVEL).item())
+
+
+def probabilities(x: Tensor, law: VonMisesFisher) -> Tensor:
+    """The distribution function of the cosine at the data (..., n, 3) of each law."""
+    one_minus_cosine = (x - law.loc.unsqueeze(-2)).square().sum(-1) / 2
+    cosine = law.cosine.expand(one_minus_cosine.shape[-1:] + law.batch_shape)
+    return cosine.cdf(one_minus_value=one_minus_cosine.movedim(-1, 0)).movedim(0, -1)
+
+
+def kolmogorov(u: Tensor) -> Tensor:
+    """The largest distance of the distribution of each row from the uniform one."""
+    n = u.shape[-1]
+    steps = torch.arange(n + 1, dtype=u.dtype) / n
+    ordered = u.sort(-1).values
+    return torch.maximum(steps[1:] - ordered, ordered - steps[:-1]).amax(-1)
+
+
+def remanence_table(found: Fit, source: str) -> str:
+    """The fit as text."""
+    x, law = found.x, found.law
+    declination, inclination = to_angles(law.loc).tolist()
+    errors = standard_errors(law, len(x))
+    error = f"{math.degrees(errors.direction.item()):.2f} degrees along each direction"
+    if found.confidence_cone == math.pi:
+        error = "none, the data do not tell a direction"
+    confidence, mass = math.degrees(found.confidence_cone), math.degrees(found.mass_cone)
+    k, k_error, corrected = law.concentration, errors.concentration, found.bias_corrected
+    angle = 2 * torch.asin((x - law.loc).norm(dim=-1) / 2)
+    within = int((angle <= found.mass_cone).sum())
+    return table(
+        f"Directions of remanence ({source})",
+        {
+            "N": f"{len(x)}",
+            "resultant length R": f"{x.sum(0).norm():.6f}",
+            "mean declination, inclination": f"{declination % 360:.1f}, {inclination:.1f} degrees",
+            "  standard error": error,
+            "  95 % confidence cone": f"{confidence:.2f} degrees",
+            "concentration": f"{k:.4f}, standard error {k_error:.1f}",
+            "  bias corrected": f"{corrected.concentration:.4f}",
+            "cone of 95 % of the law": f"{mass:.2f} degrees, {within} of {len(x)} are within",
+            "log likelihood": f"{law.log_prob(x).sum():.6f}",
+            "Kolmogorov distance": f"{found.check.distance:.4f}, p-value {found.check.p_value:.3f}",
+        },
+    )
+
+
+# %%
+# Craters: is there a direction at all?
+# -------------------------------------
+
+
+class Craters(NamedTuple):
+    """Where craters are, and how large."""
+
+    x: Tensor  # (n, 3)
+    diameters: Tensor  # (n,), km
+
+
+def crater_table(x: Tensor, test: TestResult, source: str) -> str:
+    """Rayleigh's test as text."""
+    law = VonMisesFisher.fit(x)
+    longitude, latitude = to_angles(law.loc).tolist()
+    error = standard_errors(law, len(x)).concentration
+    return table(
+        f"Craters ({source})",
+        {
+            "N": f"{len(x)}",
+            "mean resultant length": f"{x.mean(0).norm():.7f}",
+            "mean latitude, longitude": f"{latitude:.1f}, {longitude:.1f} degrees",
+            "concentration": f"{law.concentration:.7f}, standard error {error:.4f}",
+            "Rayleigh's statistic": f"{test.statistic:.6f}",
+            "  p-value": f"{test.p_value:.5f}",
+        },
+    )
+
+
+def table(title: str, rows: dict[str, str]) -> str:
+    """Names and values, between rules."""
+    rule = "-" * 70
+    lines = (f"{name:31}{value}" for name, value in rows.items())
+    return "\n".join([title, rule, *lines, rule])
+
+
+# %%
+# Data
+# ----
+
+LIMITS = {
+    "declination": (-360, 360),
+    "inclination": (-90, 90),
+    "latitude": (-90, 90),
+    "longitude": (-360, 360),
+    "diameter": (0, 10_000),
+}
+
+
+class DataError(ValueError):
+    """A data file is missing or not what it should be."""
+
+
+def from_angles(azimuth: Tensor, elevation: Tensor) -> Tensor:
+    """Unit vectors from declination and inclination, or longitude and latitude, in degrees."""
+    a, e = azimuth.deg2rad(), elevation.deg2rad()
+    return normalize(torch.stack([e.cos() * a.cos(), e.cos() * a.sin(), e.sin()], -1), dim=-1)
+
+
+def to_angles(x: Tensor) -> Tensor:
+    """The inverse, shape (..., 2); the azimuth from -180 to 180 degrees."""
+    elevation = torch.atan2(x[..., 2], x[..., :2].norm(dim=-1))
+    return torch.stack([torch.atan2(x[..., 1], x[..., 0]), elevation], -1).rad2deg()
+
+
+def made_remanence() -> Tensor:
+    """26 directions from a von Mises-Fisher law."""
+    loc = from_angles(*torch.tensor([150.0, 55.0], dtype=torch.float64))
+    return VonMisesFisher(loc, 110.0).sample((26,))
+
+
+def made_craters() -> Craters:
+    """967 nearly uniform directions, with a few large craters and many small ones."""
+    x = VonMisesFisher(torch.eye(3, dtype=torch.float64)[0], 0.1).sample((967,))
+    return Craters(x, 15 * torch.randn(len(x), dtype=x.dtype).exp())
+
+
+def read_remanence(path: Path) -> Tensor:
+    """Read declinations and inclinations as unit vectors, shape (n, 3)."""
+    return distinct(path, from_angles(*read_columns(path, ("declination", "inclination"))))
+
+
+def read_craters(path: Path) -> Craters:
+    """Read latitudes, longitudes and diameters."""
+    longitude, latitude, diameters = read_columns(path, ("longitude", "latitude", "diameter"))
+    return Craters(distinct(path, from_angles(longitude, latitude)), diameters)
+
+
+def distinct(path: Path, x: Tensor) -> Tensor:
+    """The directions themselves, unless there are too few or all are equal."""
+    if len(x) < 3:
+        raise DataError(f"{path}: expected at least 3 directions, found {len(x)}")
+    if (x == x[0]).all():
+        raise DataError(f"{path}: expected directions that differ, found {len(x)} equal ones")
+    return x
+
+
+def read_columns(path: Path, names: Sequence[str]) -> Tensor:
+    """Read the columns of a CSV file whose names begin so, shape (len(names), n).
+
+    Raises:
+        DataError: the file is missing or empty, has no such column, or a line lacks a number.
+    """
+    rows = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            columns = [find_column(path, header, name) for name in names]
+            for row in reader:
+                if row:
+                    where = f"{path}, line {reader.line_num}"
+                    if len(row) != len(header):
+                        raise DataError(f"{where}: expected {len(header)} values, found {len(row)}")
+                    pairs = zip(names, columns, strict=True)
+                    rows.append([read_number(where, name, row[i]) for name, i in pairs])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: expected a readable CSV file, found: {error}") from error
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, len(names)).mT
+
+
+def find_column(path: Path, header: list[str], name: str) -> int:
+    """The first column whose name begins so."""
+    for i, text in enumerate(header):
+        if text.strip().lower().startswith(name):
+            return i
+    found = repr(",".join(header)) if header else "an empty line or file"
+    raise DataError(f"{path}, line 1: expected a column named {name}, found {found}")
+
+
+def read_number(where: str, name: str, text: str) -> float:
+    """Read a number between the limits of its column."""
+    low, high = LIMITS[name]
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        wanted = f"{name} as a number from {low} to {high}"
+        raise DataError(f"{where}: expected {wanted}, found {text!r}")
+    return value
+
+
+# %%
+# The figure
+# ----------
+
+
+def draw_figure(path: Path, found: Fit, craters: Craters, test: TestResult) -> None:
+    """The directions about their mean, their cosines, and the map of the craters."""
+    figure = Figure(figsize=(16, 5.2), facecolor="white")
+    grid = figure.add_gridspec(1, 3, width_ratios=(1, 0.95, 2))
+    grid.update(left=0.02, right=0.985, bottom=0.22, top=0.87, wspace=0.14)
+    left, middle = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
+    right = figure.add_subplot(grid[2], projection="hammer")
+    titles = {
+        left: draw_directions(left, found),
+        middle: draw_check(middle, found.check),
+        right: draw_craters(right, craters, test),
+    }
+    for axes, title in titles.items():
+        box = axes.get_position(original=True)
+        x = (box.x0 + box.x1) / 2
+        figure.text(x, 0.925, title, ha="center", size=12, color=INK)
+        handles, names = axes.get_legend_handles_labels()
+        style = {"frameon": False, "fontsize": 9, "labelcolor": INK, "ncols": 2}
+        figure.legend(handles, names, loc="upper center", bbox_to_anchor=(x, 0.14), **style)
+    figure.savefig(path, dpi=150)
+
+
+def draw_directions(axes: Axes, found: Fit) -> str:
+    """Lambert's equal-area projection about the mean direction, where cones are circles."""
+    loc = found.law.loc
+    azimuth, elevation = to_angles(loc).deg2rad()
+    east = torch.stack([-azimuth.sin(), azimuth.cos(), torch.zeros_like(azimuth)])
+    down = torch.linalg.cross(loc, east)
+    chord = (found.x - loc).norm(dim=-1)  # the distance from the centre that keeps areas
+    turn = torch.atan2(found.x @ down, found.x @ east)
+
+    outer = min(1.08 * max(chord.max().item(), radius(found.mass_cone)), 2.0)
+    largest = math.degrees(2 * math.asin(outer / 2))
+    step = next((s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if 4.5 * s > largest), 45)
+    for ring in range(1, int(largest / step) + 1):
+        top = radius(math.radians(ring * step))
+        axes.plot(*circle(top), color=PALE, lw=0.7)
+        style = {"size": 8, "color": GREY, "ha": "center", "va": "center"}
+        style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.text(0, top, f"{ring * step:g}°", **style)
+
+    points = chord * turn.cos(), chord * turn.sin()
+    axes.scatter(*points, s=22, color=BLUE, linewidths=0, label="directions", zorder=3)
+    style = {"color": INK, "ls": "", "marker": "+", "ms": 11, "mew": 2}
+    axes.plot(0, 0, label="mean direction", zorder=4, **style)
+    confidence, mass = circle(radius(found.confidence_cone)), circle(radius(found.mass_cone))
+    style = {"color": ORANGE, "lw": 2, "zorder": 4}
+    axes.plot(*confidence, label=f"{LEVEL:.0%} confidence cone", **style)
+    axes.plot(*mass, ls="--", label=f"cone of {LEVEL:.0%} of the law", **style)
+    axes.set(xlim=(-outer, outer), ylim=(-outer, outer), aspect="equal", xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("declination increases →", size=9, color=GREY)
+    axes.set_ylabel("inclination increases →", size=9, color=GREY)
+    mean = f"{math.degrees(azimuth) % 360:.1f}°, {math.degrees(elevation):.1f}°"
+    return f"{len(found.x)} directions of remanence about {mean}"
+
+
+def radius(angle: float) -> float:
+    """Where Lambert's projection puts an angle from its centre."""
+    return 2 * math.sin(angle / 2)
+
+
+def circle(radius: float) -> tuple[Tensor, Tensor]:
+    """Points of a circle about the origin."""
+    turn = torch.linspace(0, 2 * math.pi, 181)
+    return radius * turn.cos(), radius * turn.sin()
+
+
+def draw_check(axes: Axes, check: Check) -> str:
+    """The distribution of the cosines' probabilities beside the uniform one."""
+    u = check.probabilities.sort().values
+    edges, shares = torch.cat([u.new_zeros(1), u, u.new_ones(1)]), torch.arange(len(u) + 1) / len(u)
+    axes.stairs(shares, edges, baseline=None, color=BLUE, lw=2, label="data")
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, label="the fitted law")
+    away = check.critical
+    style = {"color": ORANGE, "ls": "--", "lw": 1.5}
+    axes.plot([0, 1 - away], [away, 1], label=f"{LEVEL:.0%} of fits stay within", **style)
+    axes.plot([away, 1], [0, 1 - away], **style)
+    ticks = [0, 0.5, 1]
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=ticks, yticks=ticks)
+    axes.tick_params(labelsize=8, labelcolor=GREY, color=PALE)
+    axes.spines[:].set_color(PALE)
+    axes.set_xlabel("cdf of the cosine to the mean direction", size=9, color=GREY)
+    axes.set_ylabel("share of the directions", size=9, color=GREY)
+    return f"the check of the fit: p-value {check.p_value:.2f}"
+
+
+def draw_craters(axes: Axes, craters: Craters, test: TestResult) -> str:
+    """Hammer's equal-area map: uniform craters are equally dense all over it."""
+    size = (1 + craters.diameters / 8).clamp(max=12).square()
+    places = to_angles(craters.x).deg2rad()
+    axes.grid(color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    style = {"color": BLUE, "alpha": 0.55, "linewidths": 0}
+    axes.scatter(*places.mT, s=size, label="craters, larger dots for wider ones", **style)
+    mean = to_angles(craters.x.sum(0)).deg2rad()
+    style = {"color": ORANGE, "edgecolors": INK, "linewidths": 1, "zorder": 3}
+    axes.scatter(*mean, s=260, marker="*", label="mean direction", **style)
+    axes.set_longitude_grid(60)
+    axes.set_latitude_grid(30)
+    axes.tick_params(labelsize=8, labelcolor=GREY)
+    for label in axes.get_xticklabels():
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
+    axes.spines[:].set_color(GREY)
+    length = f"mean resultant length {craters.x.mean(0).norm():.3f}"
+    return f"{len(craters.x)} craters: {length}, Rayleigh's p-value {test.p_value:.2g}"
+
+
+# %%
+# The command
+# -----------
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the options; argparse itself ends the run, with exit code 2, where one is wrong."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Fit a von Mises-Fisher law to directions of remanence and check it; test the "
+        "craters of a planet for uniformity; print both and draw one figure.",
+    )
+    text = "CSV file with the columns declination and inclination in degrees; else made data"
+    parser.add_argument("--remanence", metavar="FILE", type=Path, help=text)
+    text = "CSV file with the columns latitude, longitude (degrees), diameter (km); else made data"
+    parser.add_argument("--craters", metavar="FILE", type=Path, help=text)
+    add_seed_and_output(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read or make the data, print the tables, draw the figure; return the exit code."""
+    options = parse(argv)
+    torch.manual_seed(options.seed)
+    files = options.remanence, options.craters
+    sources = [f"made data, seed {options.seed}" if file is None else str(file) for file in files]
+    try:
+        x = made_remanence() if options.remanence is None else read_remanence(options.remanence)
+        craters = made_craters() if options.craters is None else read_craters(options.craters)
+    except DataError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    found, test = fit(x), rayleigh_test(craters.x)
+    print(remanence_table(found, sources[0]))
+    print()
+    print(crater_table(craters.x, test, sources[1]))
+    draw_figure(options.output, found, craters, test)
+    print(f"figure: {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

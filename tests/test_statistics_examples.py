@@ -1,0 +1,548 @@
+# The examples with data for statisticians, docs/examples/directional_data.py and
+# clustering_digits.py: runs from the options to the figure, the numbers in the tables against
+# closed forms, and one line with exit code 2 for every kind of bad data.
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from scipy import stats
+
+from vmfdist import VonMisesFisher
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+
+
+def load(name: str) -> Iterator[ModuleType]:
+    """A script as a module, from its path; it finds the modules beside it as when run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture(scope="module")
+def directional() -> Iterator[ModuleType]:
+    yield from load("directional_data")
+
+
+@pytest.fixture(scope="module")
+def clustering() -> Iterator[ModuleType]:
+    yield from load("clustering_digits")
+
+
+def assert_png(path: Path) -> None:
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert content.endswith(b"IEND\xaeB`\x82")
+    assert min(struct.unpack(">2I", content[16:24])) > 700
+
+
+def entry(output: str, name: str) -> str:
+    """What stands behind a name in a table."""
+    match = re.search(rf"^ *{re.escape(name)}  +(.*)$", output, re.M)
+    assert match is not None, output
+    return match[1]
+
+
+def numbers(output: str, name: str) -> list[float]:
+    return [float(text) for text in re.findall(r"-?\d+\.?\d*", entry(output, name))]
+
+
+# --------------------------------------------------------------------------------------------------
+# directional_data.py
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_replicates(directional: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directional, "REPLICATES", 99)
+
+
+@pytest.mark.usefixtures("few_replicates")
+def test_directions_run_on_made_data(
+    directional: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figure = tmp_path / "directions.png"
+
+    def run(*options: str) -> str:
+        assert directional.main([*options, "--output", str(figure)]) == 0
+        return capsys.readouterr().out
+
+    first = run()
+    assert_png(figure)
+    assert "remanence (made data, seed 0)" in first
+    assert "Craters (made data, seed 0)" in first
+    remanence, craters = first.split("\n\n")
+    assert entry(remanence, "N") == "26"
+    assert entry(craters, "N") == "967"
+    # The law has a concentration of 110, of which the estimate is off by a factor of 1/sqrt(26).
+    assert 110 / 2 < numbers(remanence, "concentration")[0] < 110 * 2
+    assert numbers(craters, "mean resultant length")[0] < 0.15
+    assert run() == first
+    assert "seed 1" in (second := run("--seed", "1"))
+    assert numbers(second, "log likelihood") != numbers(first, "log likelihood")
+
+
+def langevin_inverse(length: float) -> mpmath.mpf:
+    """The concentration k with coth k - 1/k = length, that of a mean resultant in dimension 3."""
+    return mpmath.findroot(lambda k: mpmath.coth(k) - 1 / k - length, 1 / (1 - length))
+
+
+@pytest.mark.usefixtures("few_replicates")
+def test_remanence_of_a_cross(
+    directional: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Four directions ten degrees from east.
+    data = tmp_path / "cross.csv"
+    data.write_text("declination_deg,inclination_deg\n80,0\n100,0\n90,10\n-270,-10\n")
+    options = ["--remanence", str(data), "--output", str(tmp_path / "cross.png")]
+    assert directional.main(options) == 0
+    output = capsys.readouterr().out.split("\n\n")[0]
+    assert f"({data})" in output
+
+    n, cosine = 4, math.cos(math.radians(10))
+    k = langevin_inverse(cosine)
+    log_likelihood = n * (mpmath.log(k / (4 * mpmath.pi * mpmath.sinh(k))) + k * cosine)
+    # Fisher (1953); and P(angle > a) = (exp(k cos a) - exp(-k)) / (exp(k) - exp(-k))
+    confidence = math.acos(1 - (1 - cosine) / cosine * (0.05 ** (-1 / (n - 1)) - 1))
+    mass = mpmath.acos(1 + mpmath.log(0.05) / k)
+    error = 1 / mpmath.sqrt(n * k * cosine)
+    k_error = 1 / mpmath.sqrt(n * (1 / k**2 - 1 / mpmath.sinh(k) ** 2))
+
+    assert entry(output, "N") == "4"
+    assert numbers(output, "resultant length R") == [pytest.approx(n * cosine, abs=1e-6)]
+    assert entry(output, "mean declination, inclination") in (
+        "90.0, 0.0 degrees",
+        "90.0, -0.0 degrees",
+    )
+    expected = [pytest.approx(float(k), abs=1e-4), pytest.approx(float(k_error), abs=0.06)]
+    assert numbers(output, "concentration") == expected
+    corrected = pytest.approx(float(k) * (n - 1) / n, rel=1e-4)  # the limit for high concentration
+    assert numbers(output, "bias corrected") == [corrected]
+    assert numbers(output, "log likelihood") == [pytest.approx(float(log_likelihood), abs=1e-6)]
+    angles = {
+        "standard error": float(error),
+        "95 % confidence cone": confidence,
+        "cone of 95 % of the law": float(mass),
+    }
+    for name, angle in angles.items():
+        assert numbers(output, name)[0] == pytest.approx(math.degrees(angle), abs=0.0051), name
+    assert "4 of 4 are within" in output
+    # All four have the probability p, so that their distribution is a step there.
+    p = float(mpmath.exp(k * (cosine - 1)))
+    distance = pytest.approx(max(p, 1 - p), abs=1e-4)
+    assert numbers(output, "Kolmogorov distance")[0] == distance
+
+
+@pytest.mark.usefixtures("few_replicates")
+def test_remanence_without_a_direction(
+    directional: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, figure = tmp_path / "axes.csv", tmp_path / "axes.png"
+    data.write_text("declination,inclination\n0,0\n90,0\n180,0\n270,0\n0,90\n0,-90\n")
+    assert directional.main(["--remanence", str(data), "--output", str(figure)]) == 0
+    output = capsys.readouterr().out.split("\n\n")[0]
+    assert entry(output, "standard error") == "none, the data do not tell a direction"
+    assert numbers(output, "95 % confidence cone") == [180]
+    assert numbers(output, "concentration")[0] == 0
+    # The uniform law: 6 directions of density 1 / 4 pi, and a cone down to the cosine -0.9.
+    assert numbers(output, "log likelihood") == [pytest.approx(-6 * math.log(4 * math.pi))]
+    cone = pytest.approx(math.degrees(math.acos(-0.9)), abs=0.0051)
+    assert numbers(output, "cone of 95 % of the law")[0] == cone
+    assert_png(figure)
+
+
+@pytest.mark.usefixtures("few_replicates")
+@pytest.mark.parametrize(
+    ("rows", "length", "mean"),
+    [
+        pytest.param(["90,0", "0,0", "0,90"], 3**-0.5, (35.26, 45), id="octant"),
+        pytest.param(
+            ["90,7", "-90,0", "0,0", "0,180", "0,90", "0,270"], 0.0, None, id="octahedron"
+        ),
+        pytest.param(["0,0", "0,0", "0,300", "-60,0"], 10.5**0.5 / 4, (-15.5, -16.1), id="four"),
+    ],
+)
+def test_craters_with_known_statistics(
+    directional: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rows: list[str],
+    length: float,
+    mean: tuple[float, float] | None,
+) -> None:
+    data = tmp_path / "craters.csv"
+    data.write_text("name,latitude,longitude,diameter\n" + "".join(f"x,{row},5\n" for row in rows))
+    options = ["--craters", str(data), "--output", str(tmp_path / "craters.png")]
+    assert directional.main(options) == 0
+    output = capsys.readouterr().out.split("\n\n")[1]
+    n = len(rows)
+    statistic = 3 * n * length**2
+    assert entry(output, "N") == str(n)
+    assert numbers(output, "mean resultant length") == [pytest.approx(length, abs=1e-7)]
+    assert numbers(output, "Rayleigh's statistic") == [pytest.approx(statistic, abs=2e-6)]
+    p_value = pytest.approx(stats.chi2(3).sf(statistic), abs=1e-5)
+    assert numbers(output, "p-value") == [p_value]
+    k = float(langevin_inverse(length)) if length else 0.0
+    assert numbers(output, "concentration")[0] == pytest.approx(k, abs=1e-5)
+    if mean is not None:
+        expected = pytest.approx(list(mean), abs=0.051)
+        assert numbers(output, "mean latitude, longitude") == expected
+
+
+def test_kolmogorov_distance(directional: ModuleType) -> None:
+    u = torch.rand(5, 30, dtype=torch.float64)
+    expected = [stats.kstest(row, "uniform").statistic for row in u.numpy()]
+    np.testing.assert_allclose(directional.kolmogorov(u).numpy(), expected, rtol=1e-12)
+
+
+def test_probabilities_are_those_of_the_angles(directional: ModuleType) -> None:
+    laws = VonMisesFisher(
+        torch.eye(3, dtype=torch.float64), torch.tensor([0.5, 3.0, 40.0]).double()
+    )
+    x = laws.sample((7,)).movedim(0, 1)
+    w, k = (x * laws.loc.unsqueeze(1)).sum(-1), laws.concentration.unsqueeze(1)
+    expected = (torch.exp(k * (w - 1)) - torch.exp(-2 * k)) / -torch.expm1(-2 * k)
+    torch.testing.assert_close(directional.probabilities(x, laws), expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.usefixtures("few_replicates")
+def test_check_accepts_the_law_and_rejects_another(directional: ModuleType) -> None:
+    loc = torch.tensor([0.0, 0.6, 0.8], dtype=torch.float64)
+    law = VonMisesFisher(loc, 50.0)
+    p_values = [directional.fit(law.sample((20,))).check.p_value for _ in range(20)]
+    # Uniform: more than 9 of 20 below 0.1 come with a probability below 1e-5.
+    assert stats.binom(20, 0.1).sf(9) < 1e-5
+    assert sum(p <= 0.1 for p in p_values) <= 9
+    # Two thirds close together and one third scattered: not one concentration.
+    other = torch.cat(
+        [VonMisesFisher(loc, 500.0).sample((40,)), VonMisesFisher(loc, 5.0).sample((20,))]
+    )
+    check = directional.fit(other).check
+    assert check.p_value == pytest.approx(0.01)  # the lowest of 99 replicates
+    assert check.distance > check.critical
+
+
+def test_critical_distance_is_that_of_a_fitted_law(directional: ModuleType) -> None:
+    # Highly concentrated directions are normal in the plane, and the squares of their distances
+    # from the mean are exponential, with a mean that is estimated too.
+    n, random = 20, np.random.default_rng(1)
+    points = random.standard_normal((4000, n, 2))
+    t = np.square(points - points.mean(1, keepdims=True)).sum(-1)
+    u = np.sort(-np.expm1(-t / t.mean(1, keepdims=True)), axis=1)
+    steps = np.arange(n + 1) / n
+    distances = np.maximum(steps[1:] - u, u - steps[:-1]).max(1)
+    expected = np.quantile(distances, 0.95)
+    x = VonMisesFisher(torch.eye(3, dtype=torch.float64)[0], 1e4).sample((n,))
+    check = directional.check(x, VonMisesFisher.fit(x))
+    assert check.critical == pytest.approx(expected, rel=0.06)
+    # The table for a law that was not fitted says something else.
+    assert stats.kstwo(n).ppf(0.95) > 1.2 * expected
+
+
+@pytest.mark.usefixtures("few_replicates")
+def test_bootstrap_in_chunks(directional: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = VonMisesFisher(torch.eye(3, dtype=torch.float64)[0], 9.0).sample((20,))
+    whole = directional.check(x, VonMisesFisher.fit(x))
+    monkeypatch.setattr(directional, "CHUNK", 20 * 7)
+    parts = directional.check(x, VonMisesFisher.fit(x))
+    assert parts.distance == whole.distance
+    assert parts.critical == pytest.approx(whole.critical, rel=0.25)
+
+
+def test_angles_and_back(directional: ModuleType) -> None:
+    azimuth = torch.tensor([0.0, 90.0, -135.0, 30.0], dtype=torch.float64)
+    elevation = torch.tensor([0.0, 0.0, 45.0, -90.0], dtype=torch.float64)
+    x = directional.from_angles(azimuth, elevation)
+    expected = torch.tensor([[1, 0, 0], [0, 1, 0], [-0.5, -0.5, 0.5**0.5], [0, 0, -1]])
+    torch.testing.assert_close(x, expected.double(), rtol=0, atol=1e-7)
+    angles = directional.to_angles(x[:3])
+    torch.testing.assert_close(angles, torch.stack([azimuth, elevation], -1)[:3])
+
+
+@pytest.mark.usefixtures("few_replicates")
+def test_projection_keeps_areas_and_sides(directional: ModuleType) -> None:
+    for angle in (0.1, 1.0, 3.0):
+        cap = 2 * math.pi * (1 - math.cos(angle))
+        assert math.pi * directional.radius(angle) ** 2 == pytest.approx(cap)
+    degrees = torch.tensor([[85, 95, 90, 90, 275], [0, 0, 8, -8, 0]], dtype=torch.float64)
+    x = directional.from_angles(*degrees)
+    axes = Figure().add_subplot()
+    directional.draw_directions(axes, directional.fit(x))
+    points = torch.as_tensor(np.asarray(axes.collections[0].get_offsets()))
+    loc = VonMisesFisher.fit(x).loc
+    torch.testing.assert_close(points.norm(dim=-1), (x - loc).norm(dim=-1))
+    # Right is east, up is down below the horizon; 275 degrees is at the rim.
+    assert points[0, 0] < 0 < points[1, 0]
+    assert points[3, 1] < 0 < points[2, 1]
+    assert points[4].norm() > 1.9
+
+
+# Data files
+
+REMANENCE = "declination,inclination\n10,20\n11,21\n12,22\n"
+BAD_REMANENCE = [
+    pytest.param(None, "", "No such file or directory", id="missing"),
+    pytest.param("", ", line 1", "a column named declination, found an empty line or", id="empty"),
+    pytest.param(
+        "dec,inc\n1,2\n",
+        ", line 1",
+        "expected a column named declination, found 'dec,inc'",
+        id="names",
+    ),
+    pytest.param(
+        "declination\n1\n", ", line 1", "a column named inclination, found 'decl", id="one column"
+    ),
+    pytest.param("declination,inclination\n", "", "at least 3 directions, found 0", id="no data"),
+    pytest.param(
+        REMANENCE.replace("12,22", ""), "", "at least 3 directions, found 2", id="two directions"
+    ),
+    pytest.param(
+        "declination,inclination\n1,2\n1,2\n1,2\n",
+        "",
+        "that differ, found 3 equal ones",
+        id="equal",
+    ),
+    pytest.param(REMANENCE + "13\n", ", line 5", "expected 2 values, found 1", id="short line"),
+    pytest.param(REMANENCE + "13,2,5\n", ", line 5", "expected 2 values, found 3", id="long line"),
+    pytest.param(
+        REMANENCE + "\n13,east\n",
+        ", line 6",
+        "expected inclination as a number from -90 to 90, found 'east'",
+        id="text",
+    ),
+    pytest.param(
+        REMANENCE + "nan,5\n", ", line 5", "as a number from -360 to 360, found 'nan'", id="nan"
+    ),
+    pytest.param(REMANENCE + "5,\n", ", line 5", "number from -90 to 90, found ''", id="gap"),
+    pytest.param(REMANENCE + "5,91\n", ", line 5", "from -90 to 90, found '91'", id="too steep"),
+    pytest.param(b"declination,inclination\n\xff\xfe,1\n", "", "readable CSV file", id="bytes"),
+]
+CRATERS = "name,latitude,longitude,diameter\na,1,2,3\nb,4,5,6\nc,7,8,9\n"
+BAD_CRATERS = [
+    pytest.param(
+        CRATERS.replace(",diameter", ""), ", line 1", "expected a column named diameter", id="name"
+    ),
+    pytest.param(CRATERS + "d,0,361,5\n", ", line 5", "expected longitude as", id="longitude"),
+    pytest.param(CRATERS + "d,-91,0,5\n", ", line 5", "expected latitude as", id="latitude"),
+    pytest.param(CRATERS + "d,0,0,-5\n", ", line 5", "from 0 to 10000, found '-5'", id="diameter"),
+    pytest.param(CRATERS + "d,0,0,inf\n", ", line 5", "from 0 to 10000, found 'inf'", id="inf"),
+]
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "where", "message"),
+    [pytest.param("--remanence", *case.values, id=case.id) for case in BAD_REMANENCE]
+    + [pytest.param("--craters", *case.values, id=case.id) for case in BAD_CRATERS],
+)
+def test_bad_data_ends_in_one_line(
+    directional: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    content: str | bytes | None,
+    where: str,
+    message: str,
+) -> None:
+    data, figure = tmp_path / "data.csv", tmp_path / "no.png"
+    if content is not None:
+        data.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert directional.main([option, str(data), "--output", str(figure)]) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error.endswith("\n")
+    assert error.count("\n") == 1
+    assert error.startswith(f"directional_data.py: error: {data}{where}: expected ")
+    assert message in error
+    assert not figure.exists()
+
+
+def test_columns_are_found_by_name(directional: ModuleType, tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    text = (
+        '\ufeffsite, Inclination [deg],"Declination, deg"\r\n\r\n"a, b",20,10\r\n"c",21,1.1e1\r\n'
+    )
+    data.write_bytes((text + "d,22,-12").encode())
+    columns = directional.read_columns(data, ("declination", "inclination"))
+    assert columns.tolist() == [[10, 11, -12], [20, 21, 22]]
+    assert columns.dtype == torch.float64
+    assert directional.read_remanence(data).shape == (3, 3)
+
+
+# --------------------------------------------------------------------------------------------------
+# clustering_digits.py
+# --------------------------------------------------------------------------------------------------
+
+MODELS = (
+    "von Mises-Fisher mixture",
+    "k-means",
+    "Gaussian mixture, spherical",
+    "Gaussian mixture, full",
+)
+
+
+@pytest.fixture
+def few_counts(clustering: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "COUNTS", (2, 12, 4))
+
+
+@pytest.mark.usefixtures("few_counts")
+def test_clustering_run(
+    clustering: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figure = tmp_path / "clusters.png"
+
+    def run(*options: str) -> tuple[str, str, list[list[float]]]:
+        assert clustering.main(["--starts", "1", *options, "--output", str(figure)]) == 0
+        output, bars = capsys.readouterr()
+        return output, bars, [numbers(output, name)[:4] for name in MODELS]
+
+    output, bars, scores = run()
+    assert_png(figure)
+    assert "1,797 digits as directions in 20 dimensions; each fit starts 1 x" in output
+    assert re.search("all models: 100%.* 4/4", bars)
+    assert re.search("BIC  .*100%.* 3/3", bars)
+    for components, rand, information, homogeneity in scores:
+        assert components == 10
+        assert 0.4 < rand < 0.95
+        assert 0.6 < information < 0.95
+        assert 0.5 < homogeneity < 0.95
+    # Of 2, 12 and 4 components the data ask for the most, and clusters then are purer than of 10.
+    count, _, _, homogeneity = numbers(output, "its components by BIC")
+    assert count == 12
+    assert homogeneity > scores[0][3]
+    assert run()[2] == scores
+    components = {row[0] for row in run("--components", "12", "--seed", "4")[2]}
+    assert components == {12}  # two rows of images
+
+
+def test_digits_are_centred_directions(clustering: ModuleType) -> None:
+    data = clustering.digits()
+    assert data.directions.shape == (1797, 20)
+    assert np.bincount(data.labels).min() > 170
+    np.testing.assert_allclose(np.linalg.norm(data.directions, axis=1), 1, rtol=1e-12)
+    # Against the singular value decomposition of the centred pixels, signs aside.
+    pixels = clustering.load_digits().data
+    centred = pixels - pixels.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    projected = centred @ axes[:20].T
+    lengths = np.linalg.norm(projected, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.abs(data.directions), np.abs(projected / lengths), atol=1e-9)
+    assert data.length == pytest.approx(lengths.mean())
+
+
+def test_images_are_the_way_back(clustering: ModuleType) -> None:
+    data = clustering.digits()
+    images = data.images(data.directions[:5])
+    assert images.shape == (5, 8, 8)
+    pixels = clustering.load_digits().data
+    difference = images.reshape(5, 64) - pixels.mean(0)
+    np.testing.assert_allclose(np.linalg.norm(difference, axis=1), data.length)
+    # The projection leaves little out, so that an image points much as its own pixels do.
+    own = pixels[:5] - pixels.mean(0)
+    cosines = (difference * own).sum(1) / (data.length * np.linalg.norm(own, axis=1))
+    assert (cosines > 0.85).all()
+
+
+def test_scores_of_simple_clusters(clustering: ModuleType) -> None:
+    labels = np.repeat([0, 1], 4)
+    assert clustering.score(1 - labels, labels, 2) == pytest.approx((2, 1, 1, 1))
+    halves = clustering.score(np.repeat([0, 1, 2, 3], 2), labels, 4)
+    # Of 28 pairs 12 share a label, 4 a cluster, 4 both; by chance 12 * 4 / 28 would.
+    chance = 12 * 4 / 28
+    assert halves.rand == pytest.approx((4 - chance) / ((12 + 4) / 2 - chance))
+    # Entropies: of labels 1 bit, of clusters 2, shared 1.
+    assert halves.information == pytest.approx(1 / 1.5)
+    assert halves.homogeneity == pytest.approx(1)
+    crossed = clustering.score(np.tile([0, 1], 4), labels, 2)
+    assert crossed.information == pytest.approx(0, abs=1e-12)
+    assert crossed.rand < 0
+
+
+@pytest.mark.usefixtures("few_counts")
+def test_bic_is_the_penalised_likelihood(clustering: ModuleType) -> None:
+    data = clustering.digits()
+    found = clustering.choose(data, starts=1, seed=0)
+    assert [scores.components for scores in found.scores] == [2, 12, 4]
+    assert found.best() == 1
+    for count, bic in zip((2, 12, 4), found.bic, strict=True):
+        model = clustering.VonMisesFisherMixture(count, random_state=0, **clustering.EM)
+        model.fit(data.directions)
+        laws = VonMisesFisher(
+            torch.as_tensor(model.mean_directions_), torch.as_tensor(model.concentrations_)
+        )
+        joint = laws.log_prob(torch.as_tensor(data.directions).unsqueeze(1))
+        log_likelihood = (joint + torch.as_tensor(model.weights_).log()).logsumexp(1).sum().item()
+        parameters = count * (19 + 1) + count - 1
+        assert bic == pytest.approx(parameters * math.log(1797) - 2 * log_likelihood)
+
+
+# --------------------------------------------------------------------------------------------------
+# Both
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("directional", ["--seed", "-1"], "argument --seed: expected at least 0"),
+        ("directional", ["--output", "x.gif"], "expected a name in .png, .pdf or .svg"),
+        ("directional", ["--output", "nowhere/x.png"], "the folder 'nowhere' does not exist"),
+        ("directional", ["--data", "x.csv"], "unrecognized arguments"),
+        ("clustering", ["--components", "1"], "argument --components: expected at least 2"),
+        ("clustering", ["--components", "ten"], "expected a whole number, got 'ten'"),
+        ("clustering", ["--starts", "0"], "argument --starts: expected at least 1, got 0"),
+        ("clustering", ["--output", "."], "expected a name in .png, .pdf or .svg, got '.'"),
+    ],
+)
+def test_bad_options_are_refused(
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    options: list[str],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        request.getfixturevalue(name).main(options)
+    assert caught.value.code == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("directional", ("remanence", "craters", "seed", "output")),
+        ("clustering", ("components", "starts", "seed", "output")),
+    ],
+)
+def test_help_names_every_option(
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    options: tuple[str, ...],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        request.getfixturevalue(name).main(["--help"])
+    assert caught.value.code == 0
+    output = capsys.readouterr().out
+    assert all(f"--{option} " in output for option in options)
