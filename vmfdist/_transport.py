@@ -13,8 +13,8 @@ Method: with :math:`u = \operatorname{artanh}(-w)`, both :math:`2u + \log(k + K)
 :math:`k / (k + K)`, infinite concentrations included. For each law and dimension they are
 tabulated once, as piecewise polynomials, from the quadrature of :mod:`vmfdist._quantile`; that
 serves float32. In float64, and for the von Mises-Fisher law in dimension 2, where the functions
-are least smooth, the table is the start of one step of the quadrature. For that law in dimension 3
-the equation has a closed solution.
+are least smooth, the table is the start of one step of the quadrature. In dimension 3 the equation
+has closed solutions.
 
 Accuracy for :math:`|\zeta| \le 8` and concentrations up to 1e12, beyond the rounding of the cosine:
 1e-6 (float32) and 1e-10 (float64) in units of :math:`\zeta`, 1e-5 and 1e-8 relative in the
@@ -73,12 +73,14 @@ def to_von_mises_fisher(zeta: Tensor, concentration: Tensor, dim: int) -> Cosine
         mean direction.
     """
     if dim == 3:
-        return _transport_in_dimension_3(zeta, concentration)
+        return _von_mises_fisher_in_dimension_3(zeta, concentration)
     return _transport(zeta, concentration, dim, VON_MISES_FISHER)
 
 
 def to_power_spherical(zeta: Tensor, concentration: Tensor, dim: int) -> CosineDraw:
     """Maps standard normal values to cosines of the power spherical law, likewise."""
+    if dim == 3:
+        return _power_spherical_in_dimension_3(zeta, concentration)
     return _transport(zeta, concentration, dim, POWER_SPHERICAL)
 
 
@@ -158,7 +160,7 @@ def _table(dim: int, tilt: Tilt, device: torch.device) -> Tensor:
 # --------------------------------------------------------------------------------------------------
 
 
-def _transport_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw:
+def _von_mises_fisher_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw:
     r"""The complement t has the density k e^(-kt) / (1 - e^(-2k)) on [0, 2].
 
     With F = Phi(zeta), a = kt and b = k(2 - t): e^-a = 1 - F + F e^-2k, which gives e^a - 1 and
@@ -187,3 +189,20 @@ def _transport_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw
     rate = torch.where(k < 3 * info.eps**0.2, series, rate)
     t = end / k
     return CosineDraw(torch.where(beyond, 2.0 - t, t), rate)
+
+
+def _power_spherical_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw:
+    """(1 + w)/2 has the distribution function x^(k + 1), hence log((1 + w)/2) = log(1 - F)/(k + 1).
+
+    The rate is -log(1 - F) / ((k + 1)^2 t).
+    """
+    info = torch.finfo(zeta.dtype)
+    power = concentration.clamp(max=info.max / 4) + 1.0
+    scaled = zeta * math.sqrt(0.5)
+    below = torch.special.erfc(-scaled).mul_(0.5).clamp_(min=1e-17)  # F
+    above = torch.special.erfc(scaled).mul_(0.5).clamp_(min=1e-17)  # 1 - F
+    fall = -torch.where(zeta < 0, torch.log1p(-below), torch.log(above)) / power
+    t = torch.expm1(-fall).mul_(-2.0)
+    # fall / t tends to 1/2 where both vanish, as they do before rounding at an infinite k
+    ratio = torch.where(fall < info.eps, 0.5, fall / t)
+    return CosineDraw(t, ratio / power)
