@@ -94,6 +94,12 @@ QUANTITIES = [
         _relative(lambda r, k: r.one_minus_mean),
         8,
     ),
+    Quantity(
+        "variance across loc",
+        lambda k, d: _law(k, d).covariance_eigenvalues.across,
+        _relative(lambda r, k: r.mean / k if k else r.variance),
+        8,
+    ),
     Quantity("KL to uniform", _kl, _relative(lambda r, k: r.kl_to_uniform(k)), 8),
     Quantity("entropy", lambda k, d: _law(k, d).entropy(), _scaled(lambda r, k: r.entropy(k)), 8),
     Quantity(
@@ -199,6 +205,18 @@ QUANTITIES += [
     ),
     _of_power(
         "entropy", lambda k, d: _power_law(k, d).entropy(), _scaled(lambda r, k: r.entropy(k)), 8
+    ),
+    _of_power(
+        "variance along loc",
+        lambda k, d: _power_law(k, d).covariance_eigenvalues.along,
+        _relative(lambda r, k: r.variance_along),
+        8,
+    ),
+    _of_power(
+        "variance across loc",
+        lambda k, d: _power_law(k, d).covariance_eigenvalues.across,
+        _relative(lambda r, k: r.variance_across),
+        8,
     ),
     _of_power("KL to uniform", _power_to_uniform, _relative(lambda r, k: r.kl_to_uniform(k)), 8),
     _of_power(

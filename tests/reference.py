@@ -169,6 +169,8 @@ class PowerSphericalRadial(NamedTuple):
     variance_log: mp.mpf
     third_cumulant_log: mp.mpf
     mean_log_rise: mp.mpf  # mean_log less that at concentration 0
+    variance_along: mp.mpf  # of the cosine, and of a coordinate perpendicular to the mean direction
+    variance_across: mp.mpf
     log_area: mp.mpf
 
     def kl_to_uniform(self, k: Number) -> mp.mpf:
@@ -195,6 +197,8 @@ def power_spherical(dim: Number, k: Number) -> PowerSphericalRadial:
             log_partition - k * at_zero,
             *cumulants,
             cumulants[0] - at_zero,
+            4 * a * b / ((a + b) ** 2 * (a + b + 1)),
+            4 * a * b / ((a + b) * (a + b + 1)) / (dim - 1),
             log_sphere_area(dim),
         )
 
