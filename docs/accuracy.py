@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import mpmath as mp
@@ -31,7 +32,7 @@ from vmfdist.cosine import PowerSphericalCosine, VonMisesFisherCosine  # noqa: E
 DTYPES = (torch.float64, torch.float32)
 DIMS = [*accuracy.ALL_SMALL_DIMS, *accuracy.LARGE_DIMS]
 HEAD = ["Quantity", "float64", "at", "float32", "at", "limit"]
-COSINE_DIMS = [2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 20, 32, 64, 65, 128, 512, 1000, 4096]
+COSINE_DIMS = [2, 3, 4, 5, 8, 12, 32, 64, 512, 4096]
 
 
 def cosine_errors(
@@ -118,8 +119,8 @@ def probability_table() -> str:
     return list_table("Worst relative error of cdf and sf of the cosine", rows)
 
 
-def main() -> None:
-    """Measures, with progress bars, and writes the file."""
+def closed_form_table() -> str:
+    """The table of everything that has a closed form."""
     rows = []
     for quantity in tqdm(accuracy.QUANTITIES, desc="closed forms"):
         row = [quantity.name]
@@ -137,9 +138,14 @@ def main() -> None:
             worst = max(max(measure(dim, dtype)) for dim in tqdm(DIMS, desc=f"{name}, {dtype}"))
             row += [f"{worst.eps:.1f}", place(worst)]
         rows.append([*row, str(limit)])
-    text = list_table("Worst error, in eps", [HEAD, *rows])
+    return list_table("Worst error, in eps", [HEAD, *rows])
 
-    text += "\n" + cosine_table() + "\n" + probability_table()
+
+def main() -> None:
+    """Measures, each table in a process of its own, and writes the file."""
+    with ProcessPoolExecutor() as pool:
+        running = [pool.submit(t) for t in (closed_form_table, cosine_table, probability_table)]
+        text = "\n".join(table.result() for table in running)
     text += f"\nMeasured with PyTorch {torch.__version__.split('+')[0]}, on a CPU.\n"
     (HERE / "accuracy_table.rst").write_text(text, encoding="utf-8")
 
