@@ -1,4 +1,4 @@
-"""The figure of ``hyperspherical_vae.py``: codes, round trips and inventions of several models.
+"""The figure of the image models: codes, round trips, inventions, and what lies between two digits.
 
 Nothing here knows of distributions or networks; the script hands over tensors.
 """
@@ -41,29 +41,40 @@ class Column(NamedTuple):
     spherical: bool  # whether the codes are unit vectors
     round_trips: Tensor  # (3, k, pixels): images, what the encoder sees of them, reconstructions
     inventions: Tensor  # (rows, k, pixels), decoded draws from the prior
+    between: Tensor | None = None  # (rows, k, pixels), decoded paths from one code to another
 
 
 def draw_figure(path: Path, columns: Sequence[Column]) -> None:
     """Write the figure, in the format that the end of its name asks for."""
-    figure = Figure(figsize=(5.5 * len(columns), 10.6), facecolor="white")
-    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.02, top=0.89)
-    grid = figure.add_gridspec(3, len(columns), height_ratios=(10, 3, 4), hspace=0.25, wspace=0.15)
+    rows, height = ((10, 3, 4), 10.6) if columns[0].between is None else ((10, 3, 4, 5), 13.2)
+    figure = Figure(figsize=(5.5 * len(columns), height), facecolor="white")
+
+    def level(inches: float) -> float:  # below the upper edge, as a share of the height
+        return 1 - inches / height
+
+    left, right = 0.15 / len(columns), 1 - 0.03 / len(columns)
+    figure.subplots_adjust(left=left, right=right, bottom=level(height - 0.212), top=level(1.166))
+    grid = figure.add_gridspec(
+        len(rows), len(columns), height_ratios=rows, hspace=0.25, wspace=0.15
+    )
     for place, column in enumerate(columns):
         box = draw_codes(figure, grid[0, place], column).get_position(original=True)
         x = (box.x0 + box.x1) / 2
-        figure.text(x, 0.96, column.title, ha="center", size=17, weight="bold", color=INK)
-        figure.text(x, 0.938, column.subtitle, ha="center", size=11, color=GREY)
+        figure.text(x, level(0.424), column.title, ha="center", size=17, weight="bold", color=INK)
+        figure.text(x, level(0.6572), column.subtitle, ha="center", size=11, color=GREY)
         draw_images(figure.add_subplot(grid[1, place]), column.round_trips, ROUND_TRIP)
         draw_images(figure.add_subplot(grid[2, place]), column.inventions, ("from the\nprior",))
+        if column.between is not None:
+            draw_images(figure.add_subplot(grid[3, place]), column.between, ("between\ntwo",))
     dots = [Line2D([], [], marker="o", ls="", color=c, label=str(i)) for i, c in enumerate(CLASSES)]
     legend = figure.legend(handles=dots, ncols=len(dots), loc="center", handletextpad=0)
-    legend.set_bbox_to_anchor((0.5, 0.415))
+    legend.set_bbox_to_anchor((0.5, level(6.201)))
     legend.set_frame_on(False)
     figure.savefig(path, dpi=150)
 
 
 def draw_codes(figure: Figure, cell: SubplotSpec, column: Column) -> Axes:
-    """Scatter the codes, coloured by class: in space, in the plane, or projected on a plane."""
+    """Scatter the codes, coloured by class: in space or in a plane."""
     codes, labels = column.codes[:MOST_POINTS], column.labels[:MOST_POINTS]
     total, shown = len(column.codes), len(codes)
     title = f"codes of {'the ' if shown == total else ''}{shown:,} held-out digits"
@@ -85,7 +96,10 @@ def draw_codes(figure: Figure, cell: SubplotSpec, column: Column) -> Axes:
         title += ", a ring for each class"
     else:
         axes = figure.add_subplot(cell)
-        if codes.shape[-1] > 2:
+        if codes.shape[-1] == 1:
+            codes = torch.cat([codes, labels[:, None] / 2], dim=-1)
+            title += ", a row for each class"
+        elif codes.shape[-1] > 2:
             centred = codes - codes.mean(0)
             codes = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].mT
             title += ", first 2 principal directions"

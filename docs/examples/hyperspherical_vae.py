@@ -46,41 +46,34 @@ References:
 from __future__ import annotations
 
 import argparse
-import gzip
 import math
-import os
-import struct
 import sys
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
-from _latent_figure import Column, draw_figure
 from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.optim import Adam
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import normalize, softplus
 from tqdm import tqdm
 
+from _digits import HIDDEN, Digits, binarise, binarise_once, mlp, mnist, sklearn_digits
+from _latent_figure import Column, draw_figure
+from _options import DataError, one_thread, read_figure_name, read_whole_number
 from vmfdist import HypersphericalUniform, VonMisesFisher
 
 PROGRAM = "hyperspherical_vae.py"
-HIDDEN = (256, 128)  # the encoder's hidden layers; the decoder mirrors them
 BATCH_SIZE = 128
 LEARNING_RATE = 3e-3
 EPOCHS_DIGITS, EPOCHS_MNIST = 80, 20
 DRAWS = 500  # of the code, for each held-out image: as many as Davidson et al. (2018) took
 CHUNK = 2**21  # pixels decoded at a time in the evaluation: 8 MiB in float32
-DATA_SEED = 2018  # splits and held-out binarisation, the same whatever --seed says
 
 # %%
 # The model
@@ -178,33 +171,11 @@ class GaussianVAE(VAE):
         return dist.Normal(loc, softplus(raw) + 1e-3).to_event(1)
 
 
-def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers with SiLU between them, initialised so that signals keep their size."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        linear = nn.Linear(inputs, outputs)
-        nn.init.kaiming_normal_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.SiLU()]
-    return nn.Sequential(*layers[:-1])
-
-
 # %%
 # Training
 # --------
 # ``TraceMeanField_ELBO`` takes the divergence in closed form wherever one is registered, as it is
 # for these two pairs; only the reconstruction is estimated from a draw.
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch to one thread: on chunks this small, several mostly wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @one_thread()
@@ -276,117 +247,6 @@ def table(scores: dict[str, Scores], seconds: dict[str, float], count: int) -> s
 
 
 # %%
-# Data
-# ----
-# scikit-learn's digits come with that package. MNIST is read from the four files in which it is
-# published, plain or gzipped, and refused in one line if anything about them is not as it should
-# be.
-
-
-class Digits(NamedTuple):
-    """Images with a row each, pixels in [0, 1]; the labels serve the figure only."""
-
-    train: Tensor
-    dev: Tensor  # watched during training, never trained on
-    test: Tensor
-    test_labels: Tensor
-
-
-class DataError(ValueError):
-    """A data file is missing, damaged or not what it should be."""
-
-
-def binarise(images: Tensor) -> Tensor:
-    """Black and white images, each pixel white with the probability of its brightness."""
-    return (images > torch.rand_like(images)).to(images.dtype)
-
-
-def binarise_once(images: Tensor) -> Tensor:
-    """The same, but alike in every call and every run."""
-    generator = torch.Generator().manual_seed(DATA_SEED)
-    return (images > torch.rand(images.shape, generator=generator)).to(images.dtype)
-
-
-def sklearn_digits() -> Digits:
-    """scikit-learn's 1,797 digits of 8 x 8 pixels: 1,297 to train, 200 dev, 300 held out."""
-    bunch = load_digits()
-    order = torch.randperm(len(bunch.data), generator=torch.Generator().manual_seed(DATA_SEED))
-    images = torch.as_tensor(bunch.data, dtype=torch.float32)[order] / 16
-    train, dev, test = images.split([len(images) - 500, 200, 300])
-    return Digits(train, dev, test, torch.as_tensor(bunch.target)[order[-300:]])
-
-
-def mnist(folder: Path, dev: int = 10_000) -> Digits:
-    """MNIST, or a set with its format; the last `dev` training images are the dev set."""
-    images, _ = labelled_images(folder, "train")
-    test, test_labels = labelled_images(folder, "t10k")
-    if len(images) <= dev:
-        raise DataError(
-            f"{folder / 'train-images-idx3-ubyte'}: expected more than {dev:,} images, the last "
-            f"{dev:,} of them to watch the training, found {len(images):,}"
-        )
-    return Digits(images[:-dev], images[-dev:], test, test_labels)
-
-
-def labelled_images(folder: Path, part: str) -> tuple[Tensor, Tensor]:
-    """The images of one part of MNIST, in [0, 1] with a row each, and their labels."""
-    image_path, images = read_idx(folder, f"{part}-images-idx3-ubyte", dimensions=3)
-    label_path, labels = read_idx(folder, f"{part}-labels-idx1-ubyte", dimensions=1)
-    if images.shape[1:] != (28, 28):
-        size = " x ".join(map(str, images.shape[1:]))
-        raise DataError(f"{image_path}: expected images of 28 x 28 pixels, found {size}")
-    if len(labels) != len(images):
-        raise DataError(
-            f"{label_path}: expected {len(images):,} labels, one for each image of "
-            f"{image_path.name}, found {len(labels):,}"
-        )
-    if labels.max() > 9:
-        raise DataError(f"{label_path}: expected labels from 0 to 9, found {labels.max()}")
-    return images.flatten(1).float() / 255, labels.long()
-
-
-def read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, Tensor]:
-    """Read an idx file of unsigned bytes, plain or with .gz behind its name.
-
-    The header holds a magic number, 0x08 for unsigned bytes followed by the number of dimensions,
-    and the length of each dimension, all of them big-endian and of four bytes.
-
-    Raises:
-        DataError: the file is missing, unreadable, too short, too long or of another kind.
-    """
-    path, content = read_bytes(folder, name)
-    magic, header = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
-    if content[:4] != magic:
-        found = f"0x{content[:4].hex()}" if content else "an empty file"
-        raise DataError(f"{path}: expected the magic number 0x{magic.hex()}, found {found}")
-    if len(content) < header:
-        raise DataError(f"{path}: expected a header of {header} bytes, found {len(content)} bytes")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    lengths = " x ".join(map(str, shape))
-    if 0 in shape:
-        raise DataError(f"{path}: expected at least one entry, found the dimensions {lengths}")
-    if len(content) - header != math.prod(shape):
-        raise DataError(
-            f"{path}: expected {lengths} = {math.prod(shape):,} bytes after the header, "
-            f"found {len(content) - header:,}"
-        )
-    return path, torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).reshape(shape)
-
-
-def read_bytes(folder: Path, name: str) -> tuple[Path, bytes]:
-    """Read `name`, or `name`.gz uncompressed, whichever is there; return its path too."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        try:
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                return path, file.read()
-        except FileNotFoundError:
-            continue
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: expected a readable file, found: {error}") from error
-    raise DataError(f"{folder / name}: expected this file, plain or .gz, found neither")
-
-
-# %%
 # The figure
 # ----------
 # One column for each model: where the held-out digits lie, how some look after a round trip
@@ -442,22 +302,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
-    """A reader of whole numbers between two bounds, for argparse."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
-        if not least <= value <= most:
-            bounds = f"at least {least}" + (f" and at most {most}" if most < math.inf else "")
-            raise argparse.ArgumentTypeError(f"expected {bounds}, got {value}")
-        return value
-
-    return read
-
-
 def read_concentration(text: str) -> float | None:
     """Read a concentration; None if it is to be learned."""
     if text == "learned":
@@ -469,18 +313,6 @@ def read_concentration(text: str) -> float | None:
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"expected 'learned' or a number >= 0, got {text!r}")
     return value
-
-
-def read_figure_name(text: str) -> Path:
-    """Read the name of a figure that can be written."""
-    path = Path(text)
-    if path.suffix.lower() not in {".png", ".pdf", ".svg"}:
-        raise argparse.ArgumentTypeError(f"expected a name in .png, .pdf or .svg, got {text!r}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!r} does not exist")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
-    return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

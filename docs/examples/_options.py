@@ -1,0 +1,140 @@
+"""What the command lines of the examples share: readers of options, and errors about data."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+__all__ = [
+    "DataError",
+    "add_seed_and_output",
+    "one_thread",
+    "read_bytes",
+    "read_device",
+    "read_figure_name",
+    "read_lines",
+    "read_number",
+    "read_whole_number",
+]
+
+
+def add_seed_and_output(parser: argparse.ArgumentParser) -> None:
+    """The two options that every script has."""
+    text = "of made data, weights and all draws (default: %(default)s)"
+    parser.add_argument("--seed", type=read_whole_number(0, 2**32 - 1), default=0, help=text)
+    name = f"{parser.prog.removesuffix('.py')}.png"
+    text = "the figure, a .png, .pdf or .svg file in a folder that exists (default: %(default)s)"
+    parser.add_argument("--output", metavar="FILE", type=read_figure_name, default=name, help=text)
+
+
+def read_whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """A reader of whole numbers between two bounds, for argparse."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+        if not least <= value <= most:
+            bounds = f"at least {least}" + (f" and at most {most}" if most < math.inf else "")
+            raise argparse.ArgumentTypeError(f"expected {bounds}, got {value}")
+        return value
+
+    return read
+
+
+def read_number(least: float) -> Callable[[str], float]:
+    """A reader of finite numbers from a bound on, for argparse."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"expected a number >= {least:g}, got {text!r}")
+        return value
+
+    return read
+
+
+def read_figure_name(text: str) -> Path:
+    """Read the name of a figure that can be written."""
+    path = Path(text)
+    if path.suffix.lower() not in {".png", ".pdf", ".svg"}:
+        raise argparse.ArgumentTypeError(f"expected a name in .png, .pdf or .svg, got {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!r} does not exist")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
+    return path
+
+
+def read_device(text: str) -> torch.device:
+    """Read the name of a device that is there."""
+    try:
+        device = torch.device(text)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used: {reason}") from None
+    return device
+
+
+class DataError(ValueError):
+    """A data file is missing, damaged or not what it should be."""
+
+
+def read_bytes(path: Path) -> tuple[Path, bytes]:
+    """Read a file, or the one with .gz behind its name uncompressed; return its path too.
+
+    Raises:
+        DataError: neither is there, or it cannot be read.
+    """
+    for candidate in (path, path.with_name(f"{path.name}.gz")):
+        try:
+            with (
+                gzip.open(candidate) if candidate.suffix == ".gz" else candidate.open("rb") as file
+            ):
+                return candidate, file.read()
+        except FileNotFoundError:
+            continue
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{candidate}: expected a readable file, found: {error}") from error
+    raise DataError(f"{path}: expected this file, plain or .gz, found neither")
+
+
+def read_lines(path: Path) -> tuple[Path, list[str]]:
+    """Read a file of text in UTF-8, plain or gzipped, as :func:`read_bytes` finds it.
+
+    Raises:
+        DataError: it is missing, empty, unreadable or not text, with the line where that shows.
+    """
+    path, content = read_bytes(path)
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: expected text in UTF-8, found other bytes") from None
+    if not lines:
+        raise DataError(f"{path}: expected lines of text, found an empty file")
+    return path, lines
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: on tensors this small, several mostly wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
