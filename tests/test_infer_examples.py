@@ -33,8 +33,8 @@ SHORT = {
         ["--steps", "8", "--draws", "20", "--walk", "20", "--noise", "20"],
     ),
     MIXTURE: (
-        {"STARTS": 2, "FIRST_STEPS": 20, "SMALLEST": 0.05},
-        ["--parts", "6", "--steps", "250"],
+        {"STARTS": 2, "FIRST_STEPS": 10, "SMALLEST": 0.05, "EM_STARTS": 1},
+        ["--count", "300", "--parts", "8", "--steps", "100"],
     ),
 }
 NAMES = list(SHORT)

@@ -376,21 +376,52 @@ def test_in_a_list_with_a_normal_guide_and_enumeration() -> None:
     assert guide[1].quantiles([0.1, 0.9])["k"].shape == (2,)
 
 
-def test_beside_an_amortised_guide() -> None:
+@pytest.mark.parametrize(
+    "other", [AutoNormal, AutoDelta, AutoDiagonalNormal, AutoMultivariateNormal]
+)
+def test_in_a_list_with_any_guide_over_a_subsampled_plate(other: type[AutoGuide]) -> None:
+    problem = Local()
+
+    def model(size: int) -> None:
+        scale = dist.Gamma(100.0, torch.tensor(100.0, dtype=torch.float64))
+        problem.noise = 200 * pyro.sample("scale", scale).expand(12)
+        problem.model(size)
+
+    guide = AutoGuideList(model)
+    guide.append(AutoVonMisesFisher(poutine.block(model, expose=["z"])))
+    guide.append(other(poutine.block(model, expose=["scale"])))
+    train(model, guide, Trace_ELBO(), 4, steps=400, rates=(0.2, 0.001))
+    median = guide.median(4)
+    assert median["scale"].shape == ()
+    assert angle(median["z"], problem.data).max() < 5  # all the rows
+
+
+@pytest.mark.parametrize("size", [None, 6], ids=["function", "list"])
+def test_beside_an_amortised_guide(size: int | None) -> None:
     problem = Local()
     encoder = torch.nn.Linear(3, 3).double()
 
     def model() -> None:
         pyro.sample("common", UNIFORM)
-        problem.model()
+        problem.model(size)
 
     common = AutoVonMisesFisher(poutine.block(model, expose=["common"]))
 
-    def guide() -> None:
-        common()
+    def rows(plate: pyro.plate) -> None:
         pyro.module("encoder", encoder)
-        with pyro.plate("rows", 12):
-            pyro.sample("z", VonMisesFisher(normalize(encoder(problem.data), dim=-1), 20.0))
+        with plate as i:
+            pyro.sample("z", VonMisesFisher(normalize(encoder(problem.data[i]), dim=-1), 20.0))
+
+    if size is None:
+
+        def guide() -> None:
+            common()
+            rows(pyro.plate("rows", 12))
+
+    else:  # the list makes the plates, which share their subsample
+        guide = AutoGuideList(model)
+        guide.append(common)
+        guide.append(lambda: rows(guide.plates["rows"]))
 
     train(model, guide, TraceMeanField_ELBO(**MANY), steps=150, rates=(0.2, 0.002))
     with torch.no_grad():

@@ -53,6 +53,13 @@ from typing import NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
+from matplotlib.figure import Figure
+from pyro.infer import SVI, TraceMeanField_ELBO
+from pyro.ops.stats import effective_sample_size, split_gelman_rubin
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
 from _sphere import (
     BLUE,
     GREEN,
@@ -67,16 +74,10 @@ from _sphere import (
     read_whole_number,
     run_nuts,
 )
-from matplotlib.figure import Figure
-from pyro.infer import SVI, TraceMeanField_ELBO
-from pyro.ops.stats import effective_sample_size, split_gelman_rubin
-from torch import Tensor
-from torch.nn.functional import normalize
-from tqdm import tqdm
-
 from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoSphereReparam, AutoVonMisesFisher
 
+# sphinx_gallery_thumbnail_path = "recorded/bayesian_mean_direction.png"
 PROGRAM = "bayesian_mean_direction.py"
 MADE = {"count": 26, "declination": 120.0, "inclination": 40.0, "concentration": 80.0}
 CHAINS, WARMUP = 4, 100

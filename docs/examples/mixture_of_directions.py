@@ -48,14 +48,6 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
-from _sphere import (
-    INK,
-    PALE,
-    Globe,
-    add_seed_and_output,
-    one_thread,
-    read_whole_number,
-)
 from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.infer import SVI, TraceEnum_ELBO, config_enumerate
@@ -66,15 +58,25 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 from tqdm import tqdm
 
+from _sphere import (
+    INK,
+    PALE,
+    Globe,
+    add_seed_and_output,
+    one_thread,
+    read_whole_number,
+)
 from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoVonMisesFisher
 from vmfdist.mixture import VonMisesFisherMixture
 
+# sphinx_gallery_thumbnail_path = "recorded/mixture_of_directions.png"
 PROGRAM = "mixture_of_directions.py"
 TRUE_WEIGHTS = (0.35, 0.25, 0.2, 0.12, 0.08)
 TRUE_CONCENTRATIONS = (20.0, 60.0, 40.0, 100.0, 200.0)
 TRUE_LOCS = ((1, 0.2, 0.1), (0.1, 1, 0.3), (0.5, -0.6, 0.6), (0.8, 0.7, 0.9), (0.5, 0.3, -0.9))
 STARTS, FIRST_STEPS = 6, 60
+EM_STARTS = 5
 SMALLEST = 0.02  # weight of a part that counts
 TOLERANCE = 0.05  # nats
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#c9a400", "#56b4c4", "#8c5a3c")
@@ -278,7 +280,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     held_out, _ = made_data(2000)
     parts = fit(data, options.parts, options.seed, options.steps)
     found = large(parts)
-    em = VonMisesFisherMixture(len(TRUE_WEIGHTS), n_init=5, random_state=options.seed).fit(data)
+    em = VonMisesFisherMixture(len(TRUE_WEIGHTS), n_init=EM_STARTS, random_state=options.seed).fit(
+        data
+    )
     scores = {
         "truth": truth().log_joint(held_out).logsumexp(-1).mean().item(),
         "Dirichlet process": parts.log_joint(held_out).logsumexp(-1).mean().item(),

@@ -50,6 +50,13 @@ from typing import NamedTuple
 
 import pyro
 import torch
+from matplotlib.figure import Figure
+from pyro.infer import SVI, Trace_ELBO
+from pyro.ops.stats import effective_sample_size, split_gelman_rubin
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
 from _sphere import (
     BLUE,
     GREEN,
@@ -63,16 +70,10 @@ from _sphere import (
     read_whole_number,
     run_nuts,
 )
-from matplotlib.figure import Figure
-from pyro.infer import SVI, Trace_ELBO
-from pyro.ops.stats import effective_sample_size, split_gelman_rubin
-from torch import Tensor
-from torch.nn.functional import normalize
-from tqdm import tqdm
-
 from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoSphereReparam, AutoVonMisesFisher
 
+# sphinx_gallery_thumbnail_path = "recorded/spherical_random_walk.png"
 PROGRAM = "spherical_random_walk.py"
 CHAINS, WARMUP = 4, 150
 SVI_STEPS, PARTICLES = 800, 16

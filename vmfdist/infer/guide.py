@@ -36,9 +36,10 @@ class AutoVonMisesFisher(AutoGuide):
 
     with a mean direction and a concentration to learn for each site, and in plates for each member.
     It serves any law whose support is Pyro's ``constraints.sphere``, in any dimension. Where the
-    posterior is a von Mises-Fisher law, as for a uniform or von Mises-Fisher prior and likelihood,
-    it is exact. :class:`~pyro.infer.trace_mean_field_elbo.TraceMeanField_ELBO` takes the divergence
-    from the prior in closed form.
+    posterior is a von Mises-Fisher law, as it is for a uniform or von Mises-Fisher prior and a von
+    Mises-Fisher likelihood, the guide can match it exactly. With such priors
+    :class:`~pyro.infer.trace_mean_field_elbo.TraceMeanField_ELBO` takes the divergence from the
+    prior in closed form.
 
     The rest of a model goes to other guides, beside this one in a
     ``pyro.infer.autoguide.AutoGuideList``; ``pyro.poutine.block`` shares out the sites.
