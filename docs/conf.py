@@ -1,8 +1,16 @@
 """Configuration of the documentation: ``sphinx-build -W -b html docs docs/_build/html``."""
 
 import doctest
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
 
 import vmfdist
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from _gallery import add_run
 
 project = "vmfdist"
 author = "The vmfdist developers"
@@ -17,14 +25,23 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "accuracy_table.rst", "performance_table.rst"]  # pages include them
+exclude_patterns = [
+    "_build",
+    "accuracy_table.rst",  # pages include these
+    "performance_table.rst",
+    "results_*.rst",
+    "examples/GALLERY_HEADER.rst",  # the gallery's first page
+]
 nitpicky = True
 nitpick_ignore = [("py:class", "_size")]  # torch.types._size: torch.Size, a list or a tuple
 nitpick_ignore_regex = [("py:.*", r"vmfdist\._.*")]  # private modules have no page
 
 html_theme = "furo"
 html_title = f"vmfdist {release}"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False
@@ -49,3 +66,20 @@ intersphinx_mapping = {
     "torch": ("https://docs.pytorch.org/docs/stable/", "inventories/torch.txt"),
     "pyro": ("https://docs.pyro.ai/en/stable/", "inventories/pyro.txt"),
 }
+
+# A page for each script, made without running it: _gallery.py adds what a recorded run gave.
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "ignore_pattern": r"(^|/)_",  # what scripts share
+    "within_subsection_order": "_gallery.place",
+    "plot_gallery": False,
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "show_signature": False,
+}
+
+
+def setup(app: Sphinx) -> None:
+    """Add the recorded runs to the gallery."""
+    app.connect("source-read", add_run)

@@ -214,8 +214,8 @@ class _DrawBackward(torch.autograd.Function):
     With the upstream gradient g:
 
     * loc: :math:`w g - \langle g, \mu\rangle x`, the derivative under the minimal rotation that
-      takes :math:`\mu` to :math:`\mu + d\mu`. It is tangent to the sphere and unbiased; the
-      derivative of the fixed-noise projection has the same mean and more variance.
+      takes :math:`\mu` to :math:`\mu + d\mu`. It is tangent to the sphere and unbiased; above
+      dimension 2 the derivative of the fixed-noise projection has the same mean and more variance.
     * concentration: :math:`q (\langle g, \mu\rangle - w \langle g, x\rangle)` with
       :math:`q = d \operatorname{artanh}(w) / dk`, since :math:`dx = (\mu - w x)\, dw / (1 - w^2)`.
       This is the exact implicit-reparameterisation gradient, without a pole at :math:`w = \pm 1`.

@@ -53,16 +53,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _sphere import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    PALE,
-    add_seed_and_output,
-    one_thread,
-    read_whole_number,
-)
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
@@ -78,8 +68,19 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from _sphere import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    add_seed_and_output,
+    one_thread,
+    read_whole_number,
+)
 from vmfdist.mixture import VonMisesFisherMixture
 
+# sphinx_gallery_thumbnail_path = "recorded/clustering_digits.png"
 PROGRAM = "clustering_digits.py"
 DIM = 20  # principal components, hence the ambient dimension
 COUNTS = (5, 10, 15, 20, *range(30, 101, 10))  # numbers of components among which BIC chooses

@@ -48,16 +48,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from _sphere import BLUE, GREY, INK, ORANGE, PALE, add_seed_and_output
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from _sphere import BLUE, GREY, INK, ORANGE, PALE, add_seed_and_output
 from vmfdist import VonMisesFisher
 from vmfdist.estimation import TestResult, confidence_cone, rayleigh_test, standard_errors
 
+# sphinx_gallery_thumbnail_path = "recorded/directional_data.png"
 PROGRAM = "directional_data.py"
 LEVEL = 0.95
 REPLICATES = 1999  # of the bootstrap

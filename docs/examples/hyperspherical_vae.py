@@ -68,6 +68,7 @@ from _latent_figure import Column, draw_figure
 from _options import DataError, one_thread, read_figure_name, read_whole_number
 from vmfdist import HypersphericalUniform, VonMisesFisher
 
+# sphinx_gallery_thumbnail_path = "recorded/hyperspherical_vae.png"
 PROGRAM = "hyperspherical_vae.py"
 BATCH_SIZE = 128
 LEARNING_RATE = 3e-3

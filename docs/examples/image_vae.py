@@ -80,6 +80,7 @@ from _record import add_record
 from _training import Epoch, Place, Recipe, place, train, warm_up
 from _vae import SPHERICAL, VAE, ImportanceWeightedELBO, Terms, make_code, read_law, score
 
+# sphinx_gallery_thumbnail_path = "recorded/image_vae.png"
 PROGRAM = "image_vae.py"
 BATCH_SIZE = 128
 LEARNING_RATE = 3e-3

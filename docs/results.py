@@ -1,0 +1,169 @@
+"""Writes results_*.rst from the runs in records/: what the examples reached on real data.
+
+A line of a file in records/ is a run, as the examples append it with ``--record``:
+
+    python docs/results.py
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _list_table import list_table
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "records"
+sys.path.insert(0, str(HERE / "examples"))
+
+from _record import read_records  # noqa: E402
+
+Run = dict[str, Any]
+Runs = list[Run]
+NAMES = {"vmf": "vMF", "power-spherical": "power spherical", "batch-norm": "Gaussian, batch norm"}
+
+
+def name_of(law: str) -> str:
+    """A law in words: "vMF at 100" has its concentration fixed there."""
+    name, _, concentration = law.partition(":")
+    name = NAMES.get(name, name.capitalize())
+    return f"{name} at {concentration}" if concentration else name
+
+
+def grouped(runs: Runs, key: Callable[[Run], Any]) -> dict[Any, Runs]:
+    """Runs that differ in nothing but the seed."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[key(run)].append(run)
+    return groups
+
+
+def over_seeds(runs: Runs, score: Callable[[Run], float], digits: int = 2) -> str:
+    """The mean of a score, and its range where there are several seeds."""
+    values = [score(run) for run in runs]
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def cost(runs: Runs) -> str:
+    """Epochs, and minutes a run."""
+    minutes = sum(run["seconds"] for run in runs) / len(runs) / 60
+    return f"{runs[0]['epochs']}, {minutes:.0f} min"
+
+
+# %%
+# Tables
+
+DAVIDSON = {  # table 1: log likelihood by the dimension of sphere or space, Gaussian and vMF
+    2: (-135.73, -132.50),
+    5: (-110.21, -108.43),
+    10: (-93.84, -93.16),
+    20: (-88.90, -89.02),
+    40: (-88.93, -90.87),
+}
+
+
+def images() -> str:
+    """MNIST."""
+    groups = grouped(
+        read_records(RECORDS / "mnist.jsonl"),
+        lambda run: (run["dimensions"], run["epochs"], run["law"]),
+    )
+    rows = [["Dimensions, law", "Seeds", "ELBO", "Log likelihood", "KL", "Epochs", "Published"]]
+    for (dimensions, _, law), runs in sorted(groups.items(), key=lambda item: item[0][:2]):
+        gaussian, vmf = DAVIDSON.get(dimensions, ("", ""))
+        rows.append(
+            [
+                f"{dimensions}, {name_of(law)}",
+                str(len(runs)),
+                over_seeds(runs, lambda run: run["scores"]["elbo"]),
+                over_seeds(runs, lambda run: run["scores"]["bounds"]["500"]),
+                over_seeds(runs, lambda run: run["scores"]["kl"]),
+                cost(runs),
+                str({"gaussian": gaussian, "vmf": vmf}.get(law, "")),
+            ]
+        )
+    return list_table("MNIST, 10,000 test images, nats per image", rows)
+
+
+MIAO = {("vmf:100", 25): 793, ("vmf:150", 50): 830, ("gaussian", 50): 836, ("gaussian", 200): 852}
+
+
+def documents() -> str:
+    """20 Newsgroups."""
+    groups = grouped(
+        read_records(RECORDS / "20ng.jsonl"),
+        lambda run: (run["law"], run["dim"], run["optimizer"], run["epochs"]),
+    )
+    perplexities = ("By word", "By document", "Weighted, by word")
+    rows = [["Law, coordinates", "Seeds", *perplexities, "KL", "Epochs", "Published"]]
+    for (law, dim, optimizer, _), runs in groups.items():
+        scores = [
+            over_seeds(runs, lambda run, key=key: run["scores"][key], digits)
+            for key, digits in (
+                ("by_word", 0),
+                ("by_document", 0),
+                ("weighted_by_word", 0),
+                ("kl", 2),
+            )
+        ]
+        head = f"{name_of(law)}, {dim}" + (", Adam" if optimizer == "adam" else "")
+        published = str(MIAO.get((law, dim), ""))
+        rows.append([head, str(len(runs)), *scores, cost(runs), published])
+    return list_table("20 Newsgroups, 7,505 test documents, perplexity", rows)
+
+
+def collapse() -> str:
+    """The vanishing KL."""
+    groups = grouped(read_records(RECORDS / "vanishing_kl.jsonl"), lambda run: run["name"])
+    rows = [["Model", "Seeds", "KL", "Reconstruction NLL", "With another's code, more by"]]
+    for name, runs in groups.items():
+        scores = [
+            over_seeds(runs, lambda run, key=key: run["scores"][key])
+            for key in ("kl", "reconstruction", "cost")
+        ]
+        rows.append([name, str(len(runs)), *scores])
+    return list_table("Made sentences, nats per sentence", rows)
+
+
+def sentences() -> str:
+    """Penn Treebank, cut short, and song ci."""
+    tables = []
+    for name, title in (
+        ("ptb_short", "Penn Treebank, 10,000 sentences of at most 15 words, nats per sentence"),
+        ("songci", "Song ci by character, 4,000 poems of at most 60 characters, nats per poem"),
+    ):
+        rows = [["Law", "NLL", "KL", "Perplexity", "Weighted", "Epochs"]]
+        for run in read_records(RECORDS / f"{name}.jsonl"):
+            scores = run["scores"]
+            numbers = [f"{scores[key]:.2f}" for key in ("nll", "kl")]
+            numbers += [f"{scores[key]:.1f}" for key in ("perplexity", "tight_perplexity")]
+            rows.append([name_of(run["law"]), *numbers, cost([run])])
+        tables.append(list_table(title, rows))
+    return "\n".join(tables)
+
+
+def commands() -> str:
+    """Every command once, with its machine."""
+    lines = [".. code-block:: text", ""]
+    for path in sorted(RECORDS.glob("*.jsonl")):
+        for run in read_records(path):
+            line = f"   {run['command']}"
+            if line not in lines:
+                lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the tables."""
+    for table in (images, documents, collapse, sentences, commands):
+        (HERE / f"results_{table.__name__}.rst").write_text(table())
+
+
+if __name__ == "__main__":
+    main()

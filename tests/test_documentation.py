@@ -1,0 +1,59 @@
+# What the pages promise beyond what their own doctests run: no block that nothing runs, commands
+# that name what exists, a recorded run for each example, one version everywhere.
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import vmfdist
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.rst") if "_build" not in path.parts)
+PAGES = [path for path in PAGES if path.parent.name != "gallery"]  # made by the build
+EXAMPLES = sorted(path for path in (DOCS / "examples").glob("*.py") if path.name[0] != "_")
+LANGUAGE = re.compile(r"^ *\.\. (?:code-block|code|sourcecode|highlight):: *(\S*)", re.M)
+SHELL = re.compile(r"^ *\.\. code-block:: sh\n\n((?: +\S.*\n|\n)+)", re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_python_is_in_blocks_that_run(page: Path) -> None:
+    # "text" are commands and outputs that were recorded elsewhere
+    assert set(LANGUAGE.findall(page.read_text())) <= {"sh", "text"}
+
+
+def test_blocks_that_do_not_run_are_found() -> None:
+    assert LANGUAGE.findall("a\n\n.. code-block:: python\n\n   1\n") == ["python"]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+def test_commands_name_files_that_exist(page: Path) -> None:
+    shell = SHELL if page.suffix == ".rst" else re.compile("```sh\n(.*?)```", re.S)
+    blocks = shell.findall(page.read_text())
+    for line in "".join(blocks).splitlines():
+        for word in shlex.split(line, comments=True):
+            if word.endswith(".py") or word.startswith(("docs/", "tests/", ".ci/")):
+                assert (ROOT / word).exists() or word.startswith("docs/_build"), line
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
+def test_examples_have_a_recorded_run(script: Path) -> None:
+    recorded = DOCS / "recorded" / f"{script.stem}.txt"
+    assert recorded.read_text().startswith(f"$ python {script.name}\n")
+    assert recorded.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert f'sphinx_gallery_thumbnail_path = "recorded/{script.stem}.png"' in script.read_text()
+
+
+def test_the_gallery_has_every_example() -> None:
+    order = re.search(r"ORDER = \((.*?)\)", (DOCS / "_gallery.py").read_text(), re.S)
+    assert order is not None
+    assert sorted(re.findall(r'"(.*?)"', order[1])) == [script.name for script in EXAMPLES]
+
+
+def test_one_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", citation, re.M) == [vmfdist.__version__]
