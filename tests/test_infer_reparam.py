@@ -529,7 +529,7 @@ def test_next_to_no_trajectory_diverges(dim: int, concentration: float) -> None:
     assert trajectories.divergent(0.9) < 1e-4
     # where steps are longest, those that NUTS takes by default are not all stable
     longest = (dim, concentration) == (2, 5.0)
-    assert trajectories.divergent(0.8) < (5e-3 if longest else 1e-4)
+    assert trajectories.divergent(0.8) < (5e-3 if longest else 1e-3)
 
 
 @pytest.mark.slow
