@@ -68,6 +68,8 @@ intersphinx_mapping = {
 }
 
 # A page for each script, made without running it: _gallery.py adds what a recorded run gave.
+mathjax4_config = {"output": {"displayOverflow": "linebreak"}}  # on a phone
+
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
@@ -77,6 +79,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "remove_config_comments": True,
     "show_signature": False,
+    "write_computation_times": False,
 }
 
 

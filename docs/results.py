@@ -45,9 +45,8 @@ def over_seeds(runs: Runs, score: Callable[[Run], float], digits: int = 2) -> st
     """The mean of a score, and its range where there are several seeds."""
     values = [score(run) for run in runs]
     mean = f"{sum(values) / len(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    least, most = (f"{value:.{digits}f}" for value in (min(values), max(values)))
+    return mean if least == most else f"{mean} ({least} to {most})"
 
 
 def cost(runs: Runs) -> str:

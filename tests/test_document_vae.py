@@ -91,6 +91,7 @@ def test_runs_repeat_and_seeds_differ(
     assert run() == first
     assert run("--seed", "1") != first
     assert run("--optimizer", "adam") != first
+    assert run("--log-counts") != first
 
 
 def test_a_stopped_run_goes_on_and_is_recorded(
@@ -121,6 +122,17 @@ def test_a_stopped_run_goes_on_and_is_recorded(
 
 
 # The bounds
+
+
+def test_the_encoder_takes_counts_or_their_logarithms() -> None:
+    torch.manual_seed(0)
+    vae = script.DocumentVAE(5, "vmf:10", 4).eval()
+    batch = torch.tensor([[0.0, 1.0, 2.0, 0.0, 7.0]])
+    log_counts = torch.tensor([[0.0, math.log(2), math.log(3), 0.0, math.log(8)]])
+    expected = vae.features(log_counts)
+    assert not torch.allclose(vae.features(batch), expected)
+    vae.log_counts = True
+    torch.testing.assert_close(vae.features(batch), expected)
 
 
 @pytest.mark.parametrize("law", ["vmf:40", "gaussian"])

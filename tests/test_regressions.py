@@ -19,7 +19,7 @@ from vmfdist import HypersphericalUniform, VonMisesFisher
 @pytest.mark.parametrize("dim", [2, 3, 20])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_loc_is_the_first_axis(dim: int, sign: int, dtype: torch.dtype) -> None:
-    # TFP: NaN at loc = e1, by a Householder reflection of e1 onto itself.
+    # TFP: a gradient of 0 or NaN at loc = e1, by a Householder reflection of e1 onto itself.
     loc = (sign * torch.eye(1, dim, dtype=dtype)[0]).requires_grad_()
     k = torch.tensor(5.0, dtype=dtype, requires_grad=True)
     law = VonMisesFisher(loc, k)
@@ -34,7 +34,7 @@ def test_loc_is_the_first_axis(dim: int, sign: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dim", [2, 3, 64])
 def test_concentration_zero(dim: int, dtype: torch.dtype) -> None:
-    # scipy refuses it; TFP and s-vae-pytorch return NaN.
+    # scipy refuses it; s-vae-pytorch returns NaN.
     k = torch.zeros(3, dtype=dtype, requires_grad=True)
     loc = directions(3, dim, dtype=dtype).requires_grad_()
     law = VonMisesFisher(loc, k)
@@ -142,7 +142,7 @@ def test_gradient_of_the_entropy_at_concentration_zero() -> None:
 
 @pytest.mark.parametrize("dim", [2, 4, 5, 50])
 def test_gradient_in_the_concentration_in_every_dimension(dim: int) -> None:
-    # TFP: none unless d = 3.
+    # TFP: none on JAX unless d = 3; without its part for the rejections on TensorFlow.
     k = torch.tensor(3.0, requires_grad=True)
     draws = VonMisesFisher(directions(dim, dtype=torch.float32), k).rsample((10,))
     (grad,) = torch.autograd.grad((draws @ directions(dim, dtype=torch.float32)).sum(), k)

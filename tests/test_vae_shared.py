@@ -551,6 +551,21 @@ def test_a_step_follows_the_mean_gradient_of_its_batch() -> None:
                 p.copy_(start)
 
 
+@pytest.mark.parametrize("law", LAWS)
+def test_a_last_batch_of_one_example(law: str) -> None:
+    # batch normalisation cannot train on it, and raised
+    history = train(
+        squares(law), recipe(2), pictures(17), [pictures(9, seed=2)], name="", where=HERE
+    )
+    assert all(math.isfinite(line.loss) for line in history)
+
+
+def test_too_few_examples_are_refused() -> None:
+    dev = [pictures(9, seed=2)]
+    with pytest.raises(DataError, match="expected at least 2 examples to train on, found 1"):
+        train(squares("batch-norm"), recipe(1), pictures(1), dev, name="", where=HERE)
+
+
 def test_shuffled_batches_hold_every_example_once() -> None:
     torch.manual_seed(0)
     first, second = shuffled(23, 5), shuffled(23, 5)

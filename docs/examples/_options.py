@@ -17,6 +17,7 @@ __all__ = [
     "DataError",
     "add_seed_and_output",
     "one_thread",
+    "prepare_to_write",
     "read_bytes",
     "read_device",
     "read_figure_name",
@@ -91,6 +92,21 @@ def read_device(text: str) -> torch.device:
 
 class DataError(ValueError):
     """A data file is missing, damaged or not what it should be."""
+
+
+def prepare_to_write(checkpoint: Path | None, record: Path | None) -> None:
+    """See before the training that what follows it can be written; make the folder.
+
+    Raises:
+        DataError: it cannot.
+    """
+    try:
+        if checkpoint is not None:
+            checkpoint.mkdir(parents=True, exist_ok=True)
+        if record is not None:
+            record.open("a").close()
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be written: {error.strerror}") from error
 
 
 def read_bytes(path: Path) -> tuple[Path, bytes]:

@@ -180,8 +180,12 @@ def train(
         The history; that of the process that speaks.
 
     Raises:
-        DataError: the checkpoint is damaged or belongs to a run with other settings.
+        DataError: there are too few examples, or the checkpoint is damaged or belongs to a run
+            with other settings.
     """
+    fewest = vae.code.fewest * where.count
+    if len(data) < fewest:
+        raise DataError(f"expected at least {fewest} examples to train on, found {len(data)}")
     loss = Loss(vae, recipe.elbo)
     step = DistributedDataParallel(loss) if where.count > 1 else loss
     optimizer = recipe.optimizer(loss.parameters())
@@ -200,7 +204,7 @@ def train(
         for epoch in range(run.epochs, recipe.epochs):
             set_seed(recipe.seed, epoch)  # the same minibatches in every process
             batches = recipe.batches(len(data), recipe.batch_size)
-            batches = [b for b in batches if len(b) >= where.count]  # something for each process
+            batches = [b for b in batches if len(b) >= fewest]  # the last may be too small
             set_seed(recipe.seed, epoch, 1 + where.rank)  # noise of its own
             total = 0.0
             for i, batch in enumerate(batches):

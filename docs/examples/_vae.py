@@ -40,6 +40,8 @@ __all__ = [
 class Code(nn.Module):
     """The prior of a code, and its posterior as a linear layer predicts it from features."""
 
+    fewest = 1  # examples that a training step needs
+
     def __init__(self, features: int, dim: int, spread: int) -> None:
         """Build the layer.
 
@@ -103,6 +105,8 @@ class BatchNormGaussianCode(GaussianCode):
         Vanishing Away, ACL, arXiv:2004.12585; the form with both scales is Su's (2020),
         https://spaces.ac.cn/archives/7381.
     """
+
+    fewest = 2  # one has no spread
 
     def __init__(self, features: int, dim: int, least: float = 0.5) -> None:
         """Build the layer; `least` is tau, the least mean square of a location."""

@@ -75,7 +75,14 @@ from tqdm import tqdm
 
 from _digits import HIDDEN, Digits, binarise, binarise_once, mlp, mnist, sklearn_digits
 from _latent_figure import Column, draw_figure
-from _options import DataError, add_seed_and_output, one_thread, read_device, read_whole_number
+from _options import (
+    DataError,
+    add_seed_and_output,
+    one_thread,
+    prepare_to_write,
+    read_device,
+    read_whole_number,
+)
 from _record import add_record
 from _training import Epoch, Place, Recipe, place, train, warm_up
 from _vae import SPHERICAL, VAE, ImportanceWeightedELBO, Terms, make_code, read_law, score
@@ -376,24 +383,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     try:
         digits = sklearn_digits() if options.data is None else mnist(options.data)
-        prepare(options.checkpoint, options.record)
+        prepare_to_write(options.checkpoint, options.record)
         with place(options.device) as where:
             run(digits, options, where)
     except DataError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def prepare(checkpoint: Path | None, record: Path | None) -> None:
-    """See before the training that what follows it can be written."""
-    try:
-        if checkpoint is not None:
-            checkpoint.mkdir(parents=True, exist_ok=True)
-        if record is not None:
-            record.open("a").close()
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be written: {error.strerror}") from error
 
 
 def run(digits: Digits, options: argparse.Namespace, where: Place) -> None:

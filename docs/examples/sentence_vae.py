@@ -71,6 +71,7 @@ from _options import (
     DataError,
     add_seed_and_output,
     one_thread,
+    prepare_to_write,
     read_device,
     read_number,
     read_whole_number,
@@ -512,8 +513,7 @@ def fit(law: str, corpus: Corpus, options: argparse.Namespace, where: Place) -> 
 def run(options: argparse.Namespace, where: Place) -> None:
     """Train all models, print the table and the examples, draw the figure."""
     corpus = corpus_of(options).to(where.device)
-    if options.checkpoint is not None:
-        options.checkpoint.mkdir(parents=True, exist_ok=True)
+    prepare_to_write(options.checkpoint, options.record)
     found = {law: fit(law, corpus, options, where) for law in options.law}
     results = {law: result for law, result in found.items() if result is not None}
     if not where.speaks:

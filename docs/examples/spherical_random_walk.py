@@ -20,7 +20,7 @@ and wanted is the path z given what is seen of x. The script finds its posterior
   and backward sums give the posterior of each time, exact up to the spacing of the grid.
 
 It compares the three, draws one figure, and ends with exit code 1 if NUTS and the grid disagree. It
-needs the ``examples`` extra, takes a minute or two, and wants ``_sphere.py`` beside it::
+needs the ``examples`` extra, takes two minutes, and wants ``_sphere.py`` beside it::
 
     python spherical_random_walk.py
     python spherical_random_walk.py --steps 100 --noise 10
@@ -75,7 +75,7 @@ from vmfdist.infer import AutoSphereReparam, AutoVonMisesFisher
 
 # sphinx_gallery_thumbnail_path = "recorded/spherical_random_walk.png"
 PROGRAM = "spherical_random_walk.py"
-CHAINS, WARMUP = 4, 150
+CHAINS, WARMUP = 4, 300
 SVI_STEPS, PARTICLES = 800, 16
 GRID = 6000  # points, 2.6 degrees apart
 TOLERANCE = 5.0  # standard errors, over all times and coordinates
@@ -246,7 +246,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = f"concentration of what is seen {default}"
     add("--noise", metavar="C", type=read_whole_number(1, 300), default=60, help=text)
     text = f"draws in each of the {CHAINS} chains of NUTS {default}"
-    add("--draws", type=read_whole_number(20), default=300, help=text)
+    add("--draws", type=read_whole_number(20), default=700, help=text)
     add_seed_and_output(parser)
     return parser.parse_args(argv)
 
