@@ -39,15 +39,23 @@ def place(script: str) -> int:
     return ORDER.index(script)
 
 
+def needed(script: str) -> list[str]:
+    """A script and the modules beside it that it imports, or that these import."""
+    files = [script]
+    for file in files:  # grows
+        modules = re.findall(r"^from (\w+) import", (EXAMPLES / file).read_text(), re.M)
+        found = (f"{module}.py" for module in modules)
+        files += [f for f in dict.fromkeys(found) if f not in files and (EXAMPLES / f).exists()]
+    return files
+
+
 def add_run(app: Sphinx, page: str, source: list[str]) -> None:
     """Put figure and output of the recorded run behind the introduction of a gallery page."""
     name = page.removeprefix("gallery/")
     script = EXAMPLES / f"{name}.py"
     if name == page or not script.exists():
         return
-    modules = dict.fromkeys(re.findall(r"^from (\w+) import", script.read_text(), re.M))
-    files = [f"{name}.py", *(f"{m}.py" for m in modules if (EXAMPLES / f"{m}.py").exists())]
-    links = ", ".join(f":download:`{file} </examples/{file}>`" for file in files)
+    links = ", ".join(f":download:`{file} </examples/{file}>`" for file in needed(f"{name}.py"))
     run = f"""
 A whole run draws this:
 

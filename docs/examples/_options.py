@@ -29,7 +29,7 @@ __all__ = [
 
 def add_seed_and_output(parser: argparse.ArgumentParser) -> None:
     """The two options that every script has."""
-    text = "of made data, weights and all draws (default: %(default)s)"
+    text = "of all that is drawn at random (default: %(default)s)"
     parser.add_argument("--seed", type=read_whole_number(0, 2**32 - 1), default=0, help=text)
     name = f"{parser.prog.removesuffix('.py')}.png"
     text = "the figure, a .png, .pdf or .svg file in a folder that exists (default: %(default)s)"

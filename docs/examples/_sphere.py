@@ -1,16 +1,12 @@
-"""What the examples about directions share: options, chains of NUTS, and a globe to draw on.
+"""What the examples about directions share: chains of NUTS, and a globe to draw on.
 
 It belongs beside the scripts that import it.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -21,63 +17,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from _options import one_thread
+
 INK, GREY, PALE = "#222222", "#666666", "#c4c9d1"
 BLUE, ORANGE, GREEN = "#4e79a7", "#f28e2b", "#59a14f"
 
 # %%
-# Options
-
-
-def read_whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
-    """A reader of whole numbers between two bounds, for argparse."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
-        if not least <= value <= most:
-            bounds = f"at least {least}" + (f" and at most {most}" if most < math.inf else "")
-            raise argparse.ArgumentTypeError(f"expected {bounds}, got {value}")
-        return value
-
-    return read
-
-
-def read_figure_name(text: str) -> Path:
-    """Read the name of a figure that can be written."""
-    path = Path(text)
-    if path.suffix.lower() not in {".png", ".pdf", ".svg"}:
-        raise argparse.ArgumentTypeError(f"expected a name in .png, .pdf or .svg, got {text!r}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!r} does not exist")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
-    return path
-
-
-def add_seed_and_output(parser: argparse.ArgumentParser) -> None:
-    """The two options that every script has."""
-    text = "of made data and of all draws (default: %(default)s)"
-    parser.add_argument("--seed", type=read_whole_number(0, 2**32 - 1), default=0, help=text)
-    name = f"{parser.prog.removesuffix('.py')}.png"
-    text = "the figure, a .png, .pdf or .svg file in a folder that exists (default: %(default)s)"
-    parser.add_argument("--output", metavar="FILE", type=read_figure_name, default=name, help=text)
-
-
-# %%
 # Inference
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch to one thread: on tensors this small, several mostly wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @one_thread()

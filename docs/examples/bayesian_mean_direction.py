@@ -16,7 +16,7 @@ further ways that also work where there is none:
 Then it lets the concentration be unknown as well. That has no simple answer, is no more work for
 NUTS, and makes the cone a little wider, as it should. It prints a table, draws one figure, and ends
 with exit code 1 if the three answers to the first question disagree. It needs the ``examples``
-extra, takes about a minute, and wants the file ``_sphere.py`` beside it::
+extra, takes about a minute, and wants ``_sphere.py`` and ``_options.py`` beside it::
 
     python bayesian_mean_direction.py                    # made data: 26 directions
     python bayesian_mean_direction.py --data site.csv    # declination and inclination in degrees
@@ -60,20 +60,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from _sphere import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    PALE,
-    Globe,
-    add_seed_and_output,
-    circle_around,
-    one_thread,
-    read_whole_number,
-    run_nuts,
-)
+from _options import add_seed_and_output, one_thread, read_whole_number
+from _sphere import BLUE, GREEN, GREY, INK, ORANGE, PALE, Globe, circle_around, run_nuts
 from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoSphereReparam, AutoVonMisesFisher
 

@@ -9,8 +9,8 @@ mixture of von Mises-Fisher laws is the model that goes with it. The script clus
 those that scikit-learn's ``KMeans`` and ``GaussianMixture`` find in the same unit vectors. Then it
 lets the Bayesian information criterion (BIC) choose the number of components.
 
-It needs the ``examples`` and ``mixture`` extras and ``_sphere.py`` beside it, takes less than a
-minute, prints a table and draws one figure::
+It needs the ``examples`` and ``mixture`` extras, with ``_sphere.py`` and ``_options.py`` beside it,
+takes less than a minute, prints a table and draws one figure::
 
     python clustering_digits.py
     python clustering_digits.py --components 20 --seed 1
@@ -68,16 +68,8 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from _sphere import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    PALE,
-    add_seed_and_output,
-    one_thread,
-    read_whole_number,
-)
+from _options import add_seed_and_output, one_thread, read_whole_number
+from _sphere import BLUE, GREY, INK, ORANGE, PALE
 from vmfdist.mixture import VonMisesFisherMixture
 
 # sphinx_gallery_thumbnail_path = "recorded/clustering_digits.png"

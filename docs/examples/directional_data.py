@@ -14,8 +14,8 @@ true mean direction with a probability of 95 % and closes as data come in; the *
 **Craters.** Do the impact craters of a planet lie all over it alike? Rayleigh's test of uniformity
 answers against laws with a mean direction. (Craters that gather at both poles have none, and pass.)
 
-It needs the ``examples`` extra and ``_sphere.py`` beside it, takes seconds, prints two tables and
-draws one figure::
+It needs the ``examples`` extra, with ``_sphere.py`` and ``_options.py`` beside it, takes seconds,
+prints two tables and draws one figure::
 
     python directional_data.py                              # made data
     python directional_data.py --remanence site.csv --craters planet.csv
@@ -54,7 +54,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from _sphere import BLUE, GREY, INK, ORANGE, PALE, add_seed_and_output
+from _options import add_seed_and_output
+from _sphere import BLUE, GREY, INK, ORANGE, PALE
 from vmfdist import VonMisesFisher
 from vmfdist.estimation import TestResult, confidence_cone, rayleigh_test, standard_errors
 

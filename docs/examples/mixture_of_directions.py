@@ -22,7 +22,7 @@ It prints the parts found beside those that the data were made from, compares th
 directions held out with that of :class:`vmfdist.mixture.VonMisesFisherMixture`, fitted with the
 true number of parts, and draws one figure. The exit code is 1 if the number of parts is not found,
 or the likelihood is worse by more than 0.05 nats. It needs the ``examples`` extra, takes half a
-minute, and wants ``_sphere.py`` beside it::
+minute, and wants ``_sphere.py`` and ``_options.py`` beside it::
 
     python mixture_of_directions.py
     python mixture_of_directions.py --count 2000 --parts 20
@@ -58,14 +58,8 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 from tqdm import tqdm
 
-from _sphere import (
-    INK,
-    PALE,
-    Globe,
-    add_seed_and_output,
-    one_thread,
-    read_whole_number,
-)
+from _options import add_seed_and_output, one_thread, read_whole_number
+from _sphere import INK, PALE, Globe
 from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoVonMisesFisher
 from vmfdist.mixture import VonMisesFisherMixture

@@ -20,7 +20,8 @@ and wanted is the path z given what is seen of x. The script finds its posterior
   and backward sums give the posterior of each time, exact up to the spacing of the grid.
 
 It compares the three, draws one figure, and ends with exit code 1 if NUTS and the grid disagree. It
-needs the ``examples`` extra, takes two minutes, and wants ``_sphere.py`` beside it::
+needs the ``examples`` extra, takes two minutes, and wants ``_sphere.py`` and ``_options.py`` beside
+it::
 
     python spherical_random_walk.py
     python spherical_random_walk.py --steps 100 --noise 10
@@ -57,19 +58,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from _sphere import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    PALE,
-    Globe,
-    add_seed_and_output,
-    one_thread,
-    read_whole_number,
-    run_nuts,
-)
+from _options import add_seed_and_output, one_thread, read_whole_number
+from _sphere import BLUE, GREEN, GREY, INK, ORANGE, PALE, Globe, run_nuts
 from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoSphereReparam, AutoVonMisesFisher
 
