@@ -15,6 +15,7 @@ from pathlib import Path
 import mpmath as mp
 import torch
 from _list_table import list_table
+from _machine import measured_on
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -146,7 +147,7 @@ def main() -> None:
     with ProcessPoolExecutor() as pool:
         running = [pool.submit(t) for t in (closed_form_table, cosine_table, probability_table)]
         text = "\n".join(table.result() for table in running)
-    text += f"\nMeasured with PyTorch {torch.__version__.split('+')[0]}, on a CPU.\n"
+    text += f"\n{measured_on()}"
     (HERE / "accuracy_table.rst").write_text(text, encoding="utf-8")
 
 
