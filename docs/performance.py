@@ -1,4 +1,4 @@
-"""Writes performance_table.rst and images/scaling.svg: what a draw costs, beside PyTorch's own.
+"""Writes performance_table.rst and two figures: what a draw costs, beside PyTorch's own.
 
 It runs for about five minutes, on one thread; leave the machine alone meanwhile:
 
@@ -7,8 +7,6 @@ It runs for about five minutes, on one thread; leave the machine alone meanwhile
 
 from __future__ import annotations
 
-import datetime
-import platform
 import statistics
 import sys
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 from _list_table import list_table
+from _machine import measured_on
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -44,32 +43,64 @@ def medians(callables: rivals.Rivals, seconds: float = SECONDS) -> dict[str, flo
     return {name: statistics.median(spent) for name, spent in times.items()}
 
 
-def table(title: str, job: rivals.Job, sizes: list[tuple[int, int]]) -> str:
-    """Times over those of the first, as a table in reStructuredText."""
-    measured = []
-    for size in tqdm(sizes, desc=title):
-        measured.append((size, medians(job(*size))))
+Measured = list[tuple[tuple[int, int], dict[str, float]]]  # medians by name, for each size
+
+
+def measure(title: str, job: rivals.Job, sizes: list[tuple[int, int]]) -> Measured:
+    """Median seconds of everything that does a job, for each number of rows and dimension."""
+    return [(size, medians(job(*size))) for size in tqdm(sizes, desc=title)]
+
+
+def ratios(measured: Measured) -> dict[str, list[float | None]]:
+    """Times over those of the first, for each size; None where one was not timed."""
     base = next(iter(measured[0][1]))
-    names = list(dict.fromkeys(name for _, spent in measured for name in spent if name != base))
-    rows = [["rows, dimension", f"{base}, ms", *names]]
-    for (n, dim), spent in measured:
-        ratios = [f"{spent[name] / spent[base]:.3g}" if name in spent else "" for name in names]
-        rows.append([f"{n:,}, {dim}", f"{1e3 * spent[base]:.3g}", *ratios])
+    names = dict.fromkeys(name for _, spent in measured for name in spent if name != base)
+    return {
+        name: [spent[name] / spent[base] if name in spent else None for _, spent in measured]
+        for name in names
+    }
+
+
+def table(title: str, measured: Measured) -> str:
+    """The ratios in reStructuredText, behind the time that they are measured against."""
+    base, columns = next(iter(measured[0][1])), ratios(measured)
+    rows = [["rows, dimension", f"{base}, ms", *columns]]
+    for i, ((n, dim), spent) in enumerate(measured):
+        cells = ["" if column[i] is None else f"{column[i]:.3g}" for column in columns.values()]
+        rows.append([f"{n:,}, {dim}", f"{1e3 * spent[base]:.3g}", *cells])
     return list_table(title, rows)
 
 
-def machine() -> str:
-    """The processor, the versions and the date."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = models[0].split(":")[1].strip() if models else name
-    return (
-        f"Measured on {datetime.date.today():%-d %B %Y}: {name}, one thread, float32, "
-        f"PyTorch {torch.__version__.split('+')[0]}, Python {platform.python_version()}, "
-        f"{platform.system()}.\n"
-    )
+STYLES = {  # of what the charts show
+    rivals.OURS: ("#4477aa", "o"),
+    rivals.OURS_POWER: ("#66ccee", "o"),
+    rivals.NORMAL: ("0.35", "|"),
+    "power_spherical": ("#cc3311", "^"),
+    "scipy, one law": ("#ee9933", "s"),
+    "torch's VonMises": ("#aa3377", "D"),
+}
+
+
+def chart(panels: dict[str, Measured]) -> None:
+    """Draw the ratios: a panel for each job, a line for each size."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 4.4), sharey=True, layout="constrained")
+    for ax, (title, measured) in zip(axes, panels.items(), strict=True):
+        places = range(len(measured))
+        for name, values in ratios(measured).items():
+            if name in STYLES:
+                color, marker = STYLES[name]
+                known = [(x, y) for x, y in zip(values, places, strict=True) if x is not None]
+                ax.plot(*zip(*known, strict=True), marker, color=color, label=name, ms=7, mew=1.5)
+        ax.axvline(1, color="0.5", lw=1)
+        ax.set_xscale("log")
+        ax.set_yticks(places, [f"{n:,}, {dim}" for (n, dim), _ in measured])
+        ax.grid(alpha=0.3)
+        ax.set_title(title, size=11)
+        ax.set_xlabel(f"time, that of {next(iter(measured[0][1]))} being 1")
+    axes[0].invert_yaxis()
+    axes[0].set_ylabel("rows, dimension")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.savefig(HERE / "images" / "ratios.svg", metadata={"Date": None})
 
 
 def curves() -> None:
@@ -107,21 +138,24 @@ def curves() -> None:
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("nanoseconds for each number drawn")
     axes[0].legend(frameon=False)
-    (HERE / "images").mkdir(exist_ok=True)
     figure.savefig(HERE / "images" / "scaling.svg", metadata={"Date": None})
 
 
 def main() -> None:
     """Measure everything and write the files."""
     torch.set_num_threads(1)
-    parts = [
-        machine(),
-        table("Draws", rivals.draws, rivals.SAMPLES),
-        table("Draws and their gradients", rivals.draws_with_gradients, rivals.SAMPLES),
-        table("Log density, with gradients", rivals.log_densities, rivals.DENSITIES),
-        table("Divergence from uniform, with gradients", rivals.divergences, rivals.DIVERGENCES),
-    ]
-    (HERE / "performance_table.rst").write_text("\n".join(parts))
+    (HERE / "images").mkdir(exist_ok=True)
+    jobs = {
+        "Draws": (rivals.draws, rivals.SAMPLES),
+        "Draws and their gradients": (rivals.draws_with_gradients, rivals.SAMPLES),
+        "Log density, with gradients": (rivals.log_densities, rivals.DENSITIES),
+        "Divergence from uniform, with gradients": (rivals.divergences, rivals.DIVERGENCES),
+    }
+    measured = {title: measure(title, *job) for title, job in jobs.items()}
+    tables = [table(title, rows) for title, rows in measured.items()]
+    text = "\n".join([measured_on("one thread, float32"), *tables])
+    (HERE / "performance_table.rst").write_text(text)
+    chart({title: measured[title] for title in list(jobs)[:2]})
     curves()
 
 

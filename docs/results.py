@@ -59,11 +59,11 @@ def cost(runs: Runs) -> str:
 # Tables
 
 DAVIDSON = {  # table 1: log likelihood by the dimension of sphere or space, Gaussian and vMF
-    2: (-135.73, -132.50),
-    5: (-110.21, -108.43),
-    10: (-93.84, -93.16),
-    20: (-88.90, -89.02),
-    40: (-88.93, -90.87),
+    2: ("-135.73", "-132.50"),
+    5: ("-110.21", "-108.43"),
+    10: ("-93.84", "-93.16"),
+    20: ("-88.90", "-89.02"),
+    40: ("-88.93", "-90.87"),
 }
 
 
@@ -84,7 +84,7 @@ def images() -> str:
                 over_seeds(runs, lambda run: run["scores"]["bounds"]["500"]),
                 over_seeds(runs, lambda run: run["scores"]["kl"]),
                 cost(runs),
-                str({"gaussian": gaussian, "vmf": vmf}.get(law, "")),
+                {"gaussian": gaussian, "vmf": vmf}.get(law, ""),
             ]
         )
     return list_table("MNIST, 10,000 test images, nats per image", rows)
@@ -97,11 +97,11 @@ def documents() -> str:
     """20 Newsgroups."""
     groups = grouped(
         read_records(RECORDS / "20ng.jsonl"),
-        lambda run: (run["law"], run["dim"], run["optimizer"], run["epochs"]),
+        lambda run: (run["log_counts"], run["optimizer"], run["dim"], run["law"], run["epochs"]),
     )
     perplexities = ("By word", "By document", "Weighted, by word")
-    rows = [["Law, coordinates", "Seeds", *perplexities, "KL", "Epochs", "Published"]]
-    for (law, dim, optimizer, _), runs in groups.items():
+    rows = [["Law, coordinates", "Recipe", "Seeds", *perplexities, "KL", "Epochs", "Published"]]
+    for (log_counts, optimizer, dim, law, _), runs in sorted(groups.items()):
         scores = [
             over_seeds(runs, lambda run, key=key: run["scores"][key], digits)
             for key, digits in (
@@ -111,9 +111,10 @@ def documents() -> str:
                 ("kl", 2),
             )
         ]
-        head = f"{name_of(law)}, {dim}" + (", Adam" if optimizer == "adam" else "")
-        published = str(MIAO.get((law, dim), ""))
-        rows.append([head, str(len(runs)), *scores, cost(runs), published])
+        recipe = "log counts, Adam" if log_counts and optimizer == "adam" else "published"
+        published = MIAO.get((law, dim), "") if recipe == "published" else ""
+        head = [f"{name_of(law)}, {dim}", recipe]
+        rows.append([*head, str(len(runs)), *scores, cost(runs), str(published)])
     return list_table("20 Newsgroups, 7,505 test documents, perplexity", rows)
 
 
@@ -142,7 +143,9 @@ def sentences() -> str:
             scores = run["scores"]
             numbers = [f"{scores[key]:.2f}" for key in ("nll", "kl")]
             numbers += [f"{scores[key]:.1f}" for key in ("perplexity", "tight_perplexity")]
-            rows.append([name_of(run["law"]), *numbers, cost([run])])
+            head = name_of(run["law"]) + (", annealed" if run["anneal"] else "")
+            head += "" if run["decoder"] == "standard" else f"; {run['decoder']}"
+            rows.append([head, *numbers, cost([run])])
         tables.append(list_table(title, rows))
     return "\n".join(tables)
 

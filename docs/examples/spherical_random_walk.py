@@ -20,8 +20,8 @@ and wanted is the path z given what is seen of x. The script finds its posterior
   and backward sums give the posterior of each time, exact up to the spacing of the grid.
 
 It compares the three, draws one figure, and ends with exit code 1 if NUTS and the grid disagree. It
-needs the ``examples`` extra, takes two minutes, and wants ``_sphere.py`` and ``_options.py`` beside
-it::
+needs the ``examples`` extra, takes three minutes, and wants ``_sphere.py`` and ``_options.py``
+beside it::
 
     python spherical_random_walk.py
     python spherical_random_walk.py --steps 100 --noise 10

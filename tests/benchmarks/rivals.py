@@ -27,7 +27,7 @@ SAMPLES += [(100_000, 64), (20_000, 512), (1000, 4096)]
 DENSITIES = [(128, 20), (100_000, 20), (100_000, 64), (20_000, 512)]
 DIVERGENCES = [(128, 20), (100_000, 20), (100_000, 64), (100_000, 1024)]
 
-OURS, OURS_SHARED = "vmfdist", "the same, one concentration"
+OURS, OURS_SHARED = "vmfdist", "vmfdist, shared"
 OURS_POWER = "vmfdist, power spherical"
 NORMAL, NORMALISED = "Normal", "randn, normalised"
 
