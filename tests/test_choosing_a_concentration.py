@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import choosing_a_concentration as script
+from commands import assert_options_refused
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -57,7 +58,4 @@ def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_bad_options_are_refused(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        script.main(options)
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    assert_options_refused(script.main, options, message, capsys)

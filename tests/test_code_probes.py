@@ -12,6 +12,7 @@ import torch
 import code_probes as script
 from _record import read_records
 from _sentences import END, made_corpus
+from commands import assert_one_line
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -94,8 +95,5 @@ def test_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_bad_data_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "nothing.txt"
-    assert script.main(["--data", str(path)]) == 2
-    _, error = capsys.readouterr()
-    assert (
-        error == f"code_probes.py: error: {path}: expected this file, plain or .gz, found neither\n"
-    )
+    line = f"code_probes.py: error: {path}: expected this file, plain or .gz, found neither\n"
+    assert_one_line(script.main, ["--data", str(path)], capsys, line)

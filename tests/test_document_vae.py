@@ -19,6 +19,7 @@ from torch.distributions import Multinomial
 
 import document_vae as script
 from _training import Place
+from commands import assert_help_names, assert_one_line, assert_options_refused
 from document_vae import Corpus, Documents, DocumentVAE
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -422,13 +423,9 @@ def test_bad_data_ends_in_one_line(
         path.unlink(missing_ok=True)
     if content is not None:
         (folder / name).write_bytes(content)
-    assert script.main(["--data", str(folder), "--output", str(folder / "no.png")]) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error.startswith(f"document_vae.py: error: {folder / name}")
-    assert error.endswith("\n")
-    assert error.count("\n") == 1
-    assert message in error
+    options = ["--data", str(folder), "--output", str(folder / "no.png")]
+    start = f"document_vae.py: error: {folder / name}"
+    assert_one_line(script.main, options, capsys, start, message)
     assert not (folder / "no.png").exists()
 
 
@@ -437,10 +434,8 @@ def test_what_cannot_be_written_is_said_before_the_training(
 ) -> None:
     (tmp_path / "file").touch()
     for option, value in (("--checkpoint", "file"), ("--record", "nowhere/runs.jsonl")):
-        assert script.main([option, str(tmp_path / value)]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith(f"document_vae.py: error: {tmp_path / value}: cannot be written")
-        assert error.count("\n") == 1
+        start = f"document_vae.py: error: {tmp_path / value}: cannot be written"
+        assert_one_line(script.main, [option, str(tmp_path / value)], capsys, start)
 
 
 # The options
@@ -462,19 +457,9 @@ def test_what_cannot_be_written_is_said_before_the_training(
 def test_bad_options_are_refused(
     capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        script.main(options)
-    assert caught.value.code == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert message in error
+    assert_options_refused(script.main, options, message, capsys)
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        script.main(["--help"])
-    assert caught.value.code == 0
-    output = capsys.readouterr().out
-    names = "data law dim epochs optimizer device checkpoint record seed output"
-    for option in names.split():
-        assert f"--{option} " in output
+    names = "data law dim epochs optimizer log-counts device checkpoint record seed output"
+    assert_help_names(script.main, names.split(), capsys)

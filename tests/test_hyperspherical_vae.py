@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
+from commands import assert_help_names, assert_one_line, assert_options_refused
 from vmfdist import HypersphericalUniform
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -293,7 +294,7 @@ def test_bad_data_ends_in_one_line(
         path.unlink(missing_ok=True)
     if content is not None:
         (folder / name).write_bytes(content)
-    assert_one_line(script, capsys, folder, str(folder / name), message)
+    assert_folder_refused(script, capsys, folder, str(folder / name), message)
 
 
 def test_too_few_images_to_spare_a_dev_set(
@@ -301,35 +302,31 @@ def test_too_few_images_to_spare_a_dev_set(
 ) -> None:
     (folder / IMAGES).write_bytes(idx(10_000, 28, 28))
     (folder / f"{LABELS}.gz").write_bytes(gzip.compress(idx(10_000)))
-    assert_one_line(script, capsys, folder, IMAGES, "expected more than 10,000 images")
+    assert_folder_refused(script, capsys, folder, IMAGES, "expected more than 10,000 images")
 
 
 def test_folder_that_is_none(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert_one_line(script, capsys, tmp_path / "nowhere", IMAGES, "found neither")
+    assert_folder_refused(script, capsys, tmp_path / "nowhere", IMAGES, "found neither")
     (tmp_path / "file").touch()
-    assert_one_line(script, capsys, tmp_path / "file", IMAGES, "Not a directory")
+    assert_folder_refused(script, capsys, tmp_path / "file", IMAGES, "Not a directory")
     (tmp_path / IMAGES).mkdir()
-    assert_one_line(script, capsys, tmp_path, IMAGES, "Is a directory")
+    assert_folder_refused(script, capsys, tmp_path, IMAGES, "Is a directory")
 
 
-def assert_one_line(
+def assert_folder_refused(
     script: ModuleType,
     capsys: pytest.CaptureFixture[str],
     folder: Path,
     file: str,
     message: str,
 ) -> None:
-    assert script.main(["--data", str(folder), "--output", str(folder.parent / "no.png")]) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error.endswith("\n")
-    assert error.count("\n") == 1
-    assert error.startswith("hyperspherical_vae.py: error: ")
-    assert file in error
-    assert message in error
-    assert not (folder.parent / "no.png").exists()
+    figure = folder.parent / "no.png"
+    options = ["--data", str(folder), "--output", str(figure)]
+    start = "hyperspherical_vae.py: error: "
+    assert_one_line(script.main, options, capsys, start, file, message)
+    assert not figure.exists()
 
 
 # The options
@@ -365,18 +362,9 @@ def test_bad_options_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("folder.png").mkdir()
-    with pytest.raises(SystemExit) as caught:
-        script.main(options)
-    assert caught.value.code == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert message in error
+    assert_options_refused(script.main, options, message, capsys)
 
 
 def test_help_names_every_option(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        script.main(["--help"])
-    assert caught.value.code == 0
-    output = capsys.readouterr().out
-    for option in ("data", "dim", "epochs", "concentration", "seed", "output"):
-        assert f"--{option} " in output
+    options = ("data", "dim", "epochs", "concentration", "seed", "output")
+    assert_help_names(script.main, options, capsys)

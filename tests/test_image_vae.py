@@ -23,6 +23,7 @@ from _digits import binarise_once, sklearn_digits
 from _latent_figure import Column, draw_codes
 from _training import Place
 from cases import assert_mean, directions
+from commands import assert_one_line, assert_options_refused
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NUMBER = r"(-?\d+\.\d+)"
@@ -314,12 +315,8 @@ def test_bad_data_ends_in_one_line(
     if content is not None:
         (folder / name).write_bytes(content)
     checkpoint = ["--checkpoint", str(folder / "runs")]
-    assert script.main(["--data", str(folder), *checkpoint]) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error.startswith(f"image_vae.py: error: {folder / name}: ")
-    assert message in error
-    assert error.count("\n") == 1
+    start = f"image_vae.py: error: {folder / name}: "
+    assert_one_line(script.main, ["--data", str(folder), *checkpoint], capsys, start, message)
     assert not (folder / "runs").exists()
 
 
@@ -330,10 +327,8 @@ def test_files_that_cannot_be_written_end_in_one_line(
     # before the training, not after it
     (tmp_path / "file").touch()
     name = tmp_path / "file" / "below"
-    assert script.main([option, str(name)]) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error == f"image_vae.py: error: {name}: cannot be written: Not a directory\n"
+    line = f"image_vae.py: error: {name}: cannot be written: Not a directory\n"
+    assert_one_line(script.main, [option, str(name)], capsys, line)
 
 
 # The options
@@ -364,12 +359,7 @@ def test_defaults() -> None:
 def test_bad_options_are_refused(
     capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        script.main(options)
-    assert caught.value.code == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert message in error
+    assert_options_refused(script.main, options, message, capsys)
 
 
 # At full length

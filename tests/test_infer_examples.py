@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import normalize
 
 from cases import assert_mean, directions
+from commands import assert_one_line, assert_options_refused
 from vmfdist import VonMisesFisher
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -103,10 +104,7 @@ def test_bad_options_are_refused(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        load(name).main(options)
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    assert_options_refused(load(name).main, options, message, capsys)
 
 
 # The mean direction
@@ -180,12 +178,8 @@ def test_bad_data_ends_in_one_line(
     path = tmp_path / "site.csv"
     if text is not None:
         path.write_text(text)
-    assert load(MEAN).main(["--data", str(path)]) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error.count("\n") == 1
-    assert error.startswith(f"{MEAN}.py: error: {path}")
-    assert message in error
+    options, start = ["--data", str(path)], f"{MEAN}.py: error: {path}"
+    assert_one_line(load(MEAN).main, options, capsys, start, message)
 
 
 # The walk

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from cases import assert_mean
+from commands import assert_one_line, assert_options_refused
 from vmfdist import HypersphericalUniform, VonMisesFisher
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -453,7 +454,7 @@ def test_bad_data_ends_in_one_line(
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    assert_one_line(script, capsys, [str(folder)], message)
+    assert_data_refused(script, capsys, [str(folder)], message)
 
 
 def test_bad_file_or_bound_ends_in_one_line(
@@ -462,23 +463,21 @@ def test_bad_file_or_bound_ends_in_one_line(
     few = folder / "few.txt"
     few.write_text("a b\n" * 39)
     for script in (load("sentence_vae"), load("vanishing_kl")):
-        assert_one_line(script, capsys, [str(folder / "nowhere")], "expected this file, plain or")
-        assert_one_line(script, capsys, [str(few)], "expected at least 40 sentences, found 39")
+        assert_data_refused(
+            script, capsys, [str(folder / "nowhere")], "expected this file, plain or"
+        )
+        assert_data_refused(script, capsys, [str(few)], "expected at least 40 sentences, found 39")
         options = [str(folder), "--longest", "1"]
-        assert_one_line(
+        assert_data_refused(
             script, capsys, options, "expected at least 2 sentences of at most 1 words to train on"
         )
 
 
-def assert_one_line(
+def assert_data_refused(
     script: ModuleType, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    assert script.main(["--data", *options]) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error.count("\n") == 1
-    assert error.startswith(f"{script.PROGRAM}: error: ")
-    assert message in error
+    start = f"{script.PROGRAM}: error: "
+    assert_one_line(script.main, ["--data", *options], capsys, start, message)
 
 
 # The whole run
@@ -599,30 +598,22 @@ def test_bad_options_are_refused(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        load(name).main(options)
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    assert_options_refused(load(name).main, options, message, capsys)
 
 
 def test_options_of_files_are_refused_without_one(
     script: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options in (["--characters"], ["--longest", "3"], ["--sentences", "9"]):
-        with pytest.raises(SystemExit) as caught:
-            script.main(options)
-        assert caught.value.code == 2
-        assert f"argument {options[0]}: expected --data with it" in capsys.readouterr().err
+        message = f"argument {options[0]}: expected --data with it"
+        assert_options_refused(script.main, options, message, capsys)
 
 
 def test_bad_laws_and_decoders_are_refused(
     script: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options in (["--law", "gaussian:3"], ["--law", "cauchy"], ["--decoder", "mute"]):
-        with pytest.raises(SystemExit) as caught:
-            script.main(options)
-        assert caught.value.code == 2
-        assert options[1] in capsys.readouterr().err
+        assert_options_refused(script.main, options, options[1], capsys)
 
 
 # The vanishing KL

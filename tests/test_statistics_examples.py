@@ -20,6 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
+from commands import assert_help_names, assert_one_line, assert_options_refused
 from vmfdist import VonMisesFisher
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -365,13 +366,9 @@ def test_bad_data_ends_in_one_line(
     data, figure = tmp_path / "data.csv", tmp_path / "no.png"
     if content is not None:
         data.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert directional.main([option, str(data), "--output", str(figure)]) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error.endswith("\n")
-    assert error.count("\n") == 1
-    assert error.startswith(f"directional_data.py: error: {data}{where}: expected ")
-    assert message in error
+    options = [option, str(data), "--output", str(figure)]
+    start = f"directional_data.py: error: {data}{where}: expected "
+    assert_one_line(directional.main, options, capsys, start, message)
     assert not figure.exists()
 
 
@@ -520,12 +517,7 @@ def test_bad_options_are_refused(
     options: list[str],
     message: str,
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        request.getfixturevalue(name).main(options)
-    assert caught.value.code == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert message in error
+    assert_options_refused(request.getfixturevalue(name).main, options, message, capsys)
 
 
 @pytest.mark.parametrize(
@@ -541,8 +533,4 @@ def test_help_names_every_option(
     name: str,
     options: tuple[str, ...],
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        request.getfixturevalue(name).main(["--help"])
-    assert caught.value.code == 0
-    output = capsys.readouterr().out
-    assert all(f"--{option} " in output for option in options)
+    assert_help_names(request.getfixturevalue(name).main, options, capsys)
