@@ -16,6 +16,7 @@ import torch
 __all__ = [
     "DataError",
     "add_seed_and_output",
+    "add_training_options",
     "one_thread",
     "prepare_to_write",
     "read_bytes",
@@ -36,6 +37,16 @@ def add_seed_and_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", type=read_figure_name, default=name, help=text)
 
 
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the scripts that train for long: where, and what is kept of it."""
+    add = parser.add_argument
+    add("--device", type=read_device, default="cpu", help="such as cpu or cuda (default: cpu)")
+    text = "folder to save the runs in after each epoch; runs that are there go on"
+    add("--checkpoint", metavar="DIR", type=Path, help=text)
+    text = "file to append the scores to, a line of JSON for each run"
+    add("--record", metavar="FILE", type=Path, help=text)
+
+
 def read_whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
     """A reader of whole numbers between two bounds, for argparse."""
 
@@ -52,8 +63,8 @@ def read_whole_number(least: int, most: float = math.inf) -> Callable[[str], int
     return read
 
 
-def read_number(least: float) -> Callable[[str], float]:
-    """A reader of finite numbers from a bound on, for argparse."""
+def read_number(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """A reader of finite numbers between two bounds, for argparse."""
 
     def read(text: str) -> float:
         try:
@@ -62,6 +73,8 @@ def read_number(least: float) -> Callable[[str], float]:
             value = math.nan
         if not least <= value < math.inf:
             raise argparse.ArgumentTypeError(f"expected a number >= {least:g}, got {text!r}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"expected at most {most:g}, got {value:g}")
         return value
 
     return read

@@ -89,9 +89,9 @@ from tqdm import tqdm
 from _options import (
     DataError,
     add_seed_and_output,
+    add_training_options,
     one_thread,
     prepare_to_write,
-    read_device,
     read_lines,
     read_whole_number,
 )
@@ -674,11 +674,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--optimizer", choices=tuple(OPTIMIZERS), default="sgd", help="default: %(default)s")
     text = "give the encoder log(1 + count) of each word in place of its count"
     add("--log-counts", action="store_true", help=text)
-    add("--device", type=read_device, default="cpu", help="such as cpu or cuda (default: cpu)")
-    text = "folder to save the runs in after each epoch; runs that are there go on"
-    add("--checkpoint", metavar="DIR", type=Path, help=text)
-    text = "append the scores, a line of JSON for each run"
-    add("--record", metavar="FILE", type=Path, help=text)
+    add_training_options(parser)
     add_seed_and_output(parser)
     options = parser.parse_args(argv)
     made = options.data is None

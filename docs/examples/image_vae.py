@@ -78,9 +78,9 @@ from _latent_figure import Column, draw_figure
 from _options import (
     DataError,
     add_seed_and_output,
+    add_training_options,
     one_thread,
     prepare_to_write,
-    read_device,
     read_whole_number,
 )
 from _record import add_record
@@ -362,12 +362,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--epochs", type=read_whole_number(1), help=text)
     text = "draws of the bound that is trained on; 1 is the ELBO (default: %(default)s)"
     add("--particles", metavar="K", type=read_whole_number(1), default=1, help=text)
-    add("--device", type=read_device, default="cpu", help="such as cpu or cuda (default: cpu)")
-    text = "folder to save the runs in after each epoch; runs that are there go on"
-    add("--checkpoint", metavar="DIR", type=Path, help=text)
-    add(
-        "--record", metavar="FILE", type=Path, help="append the scores, a line of JSON for each run"
-    )
+    add_training_options(parser)
     add_seed_and_output(parser)
     options = parser.parse_args(argv)
     mnist = options.data is not None

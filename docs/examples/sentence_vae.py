@@ -70,9 +70,9 @@ from torch.nn.functional import cross_entropy, normalize, pad
 from _options import (
     DataError,
     add_seed_and_output,
+    add_training_options,
     one_thread,
     prepare_to_write,
-    read_device,
     read_number,
     read_whole_number,
 )
@@ -421,14 +421,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "step of the training at which the KL has half its weight; 0: whole from the first on"
     add("--anneal", metavar="STEP", type=read_whole_number(0), default=0, help=f"{text} {default}")
     text = f"share of previous words that training hides from the decoder {default}"
-    add("--word-dropout", metavar="SHARE", type=read_number(0), default=0.0, help=text)
+    add("--word-dropout", metavar="SHARE", type=read_number(0, 1), default=0.0, help=text)
     text = f"rounds over the training sentences (default: {EPOCHS}; of made ones {EPOCHS_MADE})"
     add("--epochs", type=read_whole_number(1), help=text)
-    add("--device", type=read_device, default="cpu", help=f"where to train {default}")
-    text = "folder to save each law's run in after every epoch, and to go on from"
-    add("--checkpoint", metavar="DIR", type=Path, help=text)
-    text = "file to add a line of JSON with the scores of each law to"
-    add("--record", metavar="FILE", type=Path, help=text)
+    add_training_options(parser)
     add_seed_and_output(parser)
     options = parser.parse_args(argv)
     made = options.data is None
@@ -440,8 +436,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("characters", "longest", "sentences"):
         if made and getattr(options, name):
             parser.error(f"argument --{name}: expected --data with it, found none")
-    if options.word_dropout > 1:
-        parser.error(f"argument --word-dropout: expected at most 1, got {options.word_dropout:g}")
     return options
 
 

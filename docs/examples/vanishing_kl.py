@@ -231,17 +231,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = f"step of the training at which the annealed KL has half its weight {default}"
     add("--anneal", metavar="STEP", type=read_whole_number(1), default=800, help=text)
     text = f"share of previous words that training hides from every decoder {default}"
-    add("--word-dropout", metavar="SHARE", type=read_number(0), default=0.4, help=text)
+    add("--word-dropout", metavar="SHARE", type=read_number(0, 1), default=0.4, help=text)
     text = f"rounds over the training sentences {default}"
     add("--epochs", type=read_whole_number(1), default=20, help=text)
     add("--device", type=read_device, default="cpu", help=f"where to train {default}")
     text = "file to add a line of JSON with the result of each model to"
     add("--record", metavar="FILE", type=Path, help=text)
     add_seed_and_output(parser)
-    options = parser.parse_args(argv)
-    if options.word_dropout > 1:
-        parser.error(f"argument --word-dropout: expected at most 1, got {options.word_dropout:g}")
-    return options
+    return parser.parse_args(argv)
 
 
 def corpus_of(options: argparse.Namespace) -> Corpus:
