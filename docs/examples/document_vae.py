@@ -603,7 +603,9 @@ def separation(same: Tensor, different: Tensor) -> float:
     return below.double().mean().item() / len(different)
 
 
-def draw_figure(path: Path, runs: dict[str, Trained], corpus: Corpus) -> None:
+def draw_figure(
+    path: Path, runs: dict[str, Trained], pairs: dict[str, tuple[Tensor, Tensor]], corpus: Corpus
+) -> None:
     """Write the figure, in the format that the end of its name asks for."""
     figure = Figure(figsize=(5.2 + 4.2 * len(runs), 4.6), facecolor="white", layout="constrained")
     left, *panels = figure.subplots(1, 1 + len(runs), width_ratios=(1.2, *[1] * len(runs)))
@@ -618,8 +620,7 @@ def draw_figure(path: Path, runs: dict[str, Trained], corpus: Corpus) -> None:
     left.set_title("perplexity by word while training", size=12, color=INK)
     left.set_xlabel(f"epoch; {len(corpus.dev):,} documents that are not trained on", color=GREY)
     left.legend(frameon=False)
-    for k, (panel, (law, run)) in enumerate(zip(panels, runs.items(), strict=True)):
-        kinds = cosines(codes_of(run.vae, corpus.test).cpu(), corpus.test.labels.cpu())
+    for k, (panel, (law, kinds)) in enumerate(zip(panels, pairs.items(), strict=True)):
         colours, names = (COLOURS[k % len(COLOURS)], GREY), ("the same label", "different labels")
         for cosine, colour, name in zip(kinds, colours, names, strict=True):
             if len(cosine):
@@ -704,13 +705,15 @@ def run(corpus: Corpus, options: argparse.Namespace, where: Place) -> None:
     """Train every law; the process that speaks scores, prints and draws."""
     runs: dict[str, Trained] = {}
     scores: dict[str, Scores] = {}
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    labels = corpus.test.labels.cpu()
     for law in options.law:
         trained = fit(law, corpus, options, where)
         if not where.speaks:
             continue
         runs[law], scores[law] = trained, evaluate(trained.vae, corpus.test, options.seed)
+        pairs[law] = cosines(codes_of(trained.vae, corpus.test).cpu(), labels)
         if options.record is not None:
-            codes = codes_of(trained.vae, corpus.test)
             add_record(
                 options.record,
                 where.device,
@@ -723,14 +726,14 @@ def run(corpus: Corpus, options: argparse.Namespace, where: Place) -> None:
                 optimizer=options.optimizer,
                 log_counts=options.log_counts,
                 scores=scores[law]._asdict(),
-                separation=separation(*cosines(codes, corpus.test.labels)),
+                separation=separation(*pairs[law]),
                 seconds=trained.seconds,
                 history=[line._asdict() for line in trained.history],
             )
     if where.speaks:
         print(table(scores, runs, corpus, options.dim))
         print_words(options.law[0], runs[options.law[0]].vae, corpus)
-        draw_figure(options.output, runs, corpus)
+        draw_figure(options.output, runs, pairs, corpus)
         print(f"figure: {options.output}")
 
 
