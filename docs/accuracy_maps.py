@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from scipy import stats
-from scipy.special import gammaln
 from torch.distributions import kl_divergence
 from tqdm import tqdm
 
@@ -41,11 +40,6 @@ QUANTITIES = ("log density at the mode", "divergence from uniform")
 # From a law's dimension and concentrations to the two quantities, each an array.
 Values = tuple[np.ndarray, np.ndarray]
 Package = Callable[[int, np.ndarray], Values]
-
-
-def log_area(dim: int) -> float:
-    """The logarithm of the area of the unit sphere."""
-    return float(np.log(2) + dim / 2 * np.log(np.pi) - gammaln(dim / 2))
 
 
 def ours(dtype: torch.dtype, dim: int, concentrations: np.ndarray) -> Values:
@@ -66,7 +60,8 @@ def of_scipy(dim: int, concentrations: np.ndarray) -> Values:
         warnings.simplefilter("ignore")  # of the overflow that the map shows
         log_density = np.array([law.logpdf(loc) for law in laws]).reshape(-1)
         entropy = np.array([law.entropy() for law in laws]).reshape(-1)
-    return log_density, log_area(dim) - entropy
+    log_area = HypersphericalUniform(dim, dtype=torch.float64).entropy().item()
+    return log_density, log_area - entropy
 
 
 def of_tensorflow(dim: int, concentrations: np.ndarray) -> Values:
