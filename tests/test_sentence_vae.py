@@ -601,6 +601,22 @@ def test_bad_options_are_refused(
     assert_options_refused(load(name).main, options, message, capsys)
 
 
+@pytest.mark.parametrize("name", ["sentence_vae", "vanishing_kl", "code_probes"])
+def test_records_that_cannot_be_written_end_in_one_line(
+    load: Callable[[str], ModuleType],
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # before the training, not after it
+    script = load(name)
+    monkeypatch.setattr(script, "train", None)
+    path = tmp_path / "nowhere" / "runs.jsonl"
+    line = f"{name}.py: error: {path}: cannot be written: No such file or directory\n"
+    assert_one_line(script.main, ["--record", str(path)], capsys, line)
+
+
 def test_options_of_files_are_refused_without_one(
     script: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,7 +42,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from _options import DataError, add_seed_and_output, one_thread, read_number, read_whole_number
+from _options import (
+    DataError,
+    add_seed_and_output,
+    one_thread,
+    prepare_to_write,
+    read_number,
+    read_whole_number,
+)
 from _record import add_record
 from _sentences import END, Corpus, Sentences, made_corpus, read_corpus
 from _training import Place, train
@@ -356,6 +363,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what the options ask for; return the exit code."""
     options = parse(argv)
     try:
+        prepare_to_write(None, options.record)
         with one_thread():
             run(options)
     except DataError as error:

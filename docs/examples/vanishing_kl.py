@@ -64,6 +64,7 @@ from _options import (
     DataError,
     add_seed_and_output,
     one_thread,
+    prepare_to_write,
     read_device,
     read_number,
     read_whole_number,
@@ -285,6 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     small = options.data is None and options.device.type == "cpu"
     try:
+        prepare_to_write(None, options.record)
         with one_thread() if small else nullcontext():
             shown = demonstrate(options)
     except DataError as error:
