@@ -95,7 +95,8 @@ def test_float32_at_a_concentration_of_1e8() -> None:
 
 
 def test_gradient_in_the_concentration_is_not_biased() -> None:
-    # s-vae-pytorch: -32 % at d = 10, k = 10, for want of the correction of its rejection sampler.
+    # s-vae-pytorch: -32 % at d = 10, k = 10. 8 of them are for want of the correction of its
+    # rejection sampler, the others for the formula that it begins to blend in just there.
     dim = 10
     loc = directions(dim)
     k = torch.full((5000,), 10.0, dtype=torch.float64, requires_grad=True)
