@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import BOUND, FAILURE_RATE, assert_mean, directions, standard_errors_off
 from reference import radial
-from vmfdist import VonMisesFisher, rotational
-from vmfdist.rotational import draw
+from vmfdist import VonMisesFisher, _draw
+from vmfdist._draw import draw
 
 TRANSPORT = VonMisesFisher._cosine._transport
 
@@ -673,8 +673,8 @@ def test_blocks_change_nothing(
 
     whole = step()
     for rows, numbers in ((7, 3 * dim), (1, 1), (16, 1 << 20)):
-        monkeypatch.setattr(rotational, "_BLOCK_ROWS", rows)
-        monkeypatch.setattr(rotational, "_BLOCK_NUMBERS", numbers)
+        monkeypatch.setattr(_draw, "_BLOCK_ROWS", rows)
+        monkeypatch.setattr(_draw, "_BLOCK_NUMBERS", numbers)
         for found, expected in zip(step(), whole, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 

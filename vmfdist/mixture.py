@@ -36,8 +36,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from vmfdist import _radial
+from vmfdist._draw import draw
 from vmfdist._transport import to_von_mises_fisher
-from vmfdist.rotational import draw
 
 try:
     import numpy as np
