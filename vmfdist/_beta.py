@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import functools
 import math
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from torch import Tensor
 from vmfdist import _radial
 from vmfdist._cache import cached_constant
 from vmfdist._chebyshev import fit, truncate
+from vmfdist._decimals import working_precision
 from vmfdist._elementwise import (
     as_tensors,
     evaluate_series,
@@ -42,7 +43,7 @@ from vmfdist._elementwise import (
     refuse_derivative,
     with_derivative,
 )
-from vmfdist._gamma import DIGITS, log_gamma, polygamma
+from vmfdist._gamma import log_gamma, polygamma
 
 __all__ = [
     "cosine_variance",
@@ -59,6 +60,7 @@ __all__ = [
 
 
 @functools.lru_cache(maxsize=128)
+@working_precision()
 def _leading_constants(dim: int) -> tuple[Decimal, Decimal, Decimal]:
     """g, b and e of the leading terms a log(1 + g k) and a log(1 + b k^2 / (1 + e k)).
 
@@ -75,9 +77,7 @@ def _leading_constants(dim: int) -> tuple[Decimal, Decimal, Decimal]:
 @cached_constant(maxsize=1024)
 def _scales(dim: int, dtype: torch.dtype) -> tuple[float, ...]:
     """a, c, the constants of the leading terms, and the largest finite number."""
-    with localcontext() as context:
-        context.prec = DIGITS
-        leading = tuple(map(float, _leading_constants(dim)))
+    leading = tuple(map(float, _leading_constants(dim)))
     a = (dim - 1) / 2
     return (a, max(a, 1.0), *leading, 1.0, torch.finfo(dtype).max)
 
@@ -88,39 +88,38 @@ def _leading_rise(a: Any, slope: Any, bend: Any, k: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=128)
+@working_precision()
 def _fitted_series(dim: int) -> dict[str, tuple[Decimal, ...]]:
     """The corrections of the quantities below, by the name of their series."""
-    with localcontext() as context:
-        context.prec = DIGITS
-        a = Decimal(dim - 1) / 2
-        c = max(a, Decimal(1))
-        slope, bend, stretch = _leading_constants(dim)
+    a = Decimal(dim - 1) / 2
+    c = max(a, Decimal(1))
+    slope, bend, stretch = _leading_constants(dim)
 
-        @functools.cache
-        def corrections(t: Decimal) -> dict[str, Decimal]:
-            p = (t + 1) / 2
-            k = c * (1 / p - 1)
-            x = a + k
-            phi = log_gamma(x) - log_gamma(a) - log_gamma(x + a) + log_gamma(2 * a)
-            mean, variance, third = (polygamma(n, x) - polygamma(n, x + a) for n in range(3))
-            leading_divergence = a * (1 + bend * k * k / (1 + stretch * k)).ln()
-            product = x * (x + a)
-            return {
-                "partition": (-phi - a * (1 + slope * k).ln()) / (1 - p) ** 2,
-                "divergence": (k * mean - phi - leading_divergence) / ((1 - p) ** 2 * p),
-                "mean": (-mean / (1 + a / x).ln() - 1) / p,
-                "rise": (mean + a * slope - _leading_rise(a, slope, bend, k)) / ((1 - p) ** 2 * p),
-                "variance": (variance * product / a - 1) / p,
-                "third": (-third * product**2 / (a * (2 * x + a)) - 1) / p,
-            }
+    @functools.cache
+    def corrections(t: Decimal) -> dict[str, Decimal]:
+        p = (t + 1) / 2
+        k = c * (1 / p - 1)
+        x = a + k
+        phi = log_gamma(x) - log_gamma(a) - log_gamma(x + a) + log_gamma(2 * a)
+        mean, variance, third = (polygamma(n, x) - polygamma(n, x + a) for n in range(3))
+        leading_divergence = a * (1 + bend * k * k / (1 + stretch * k)).ln()
+        product = x * (x + a)
+        return {
+            "partition": (-phi - a * (1 + slope * k).ln()) / (1 - p) ** 2,
+            "divergence": (k * mean - phi - leading_divergence) / ((1 - p) ** 2 * p),
+            "mean": (-mean / (1 + a / x).ln() - 1) / p,
+            "rise": (mean + a * slope - _leading_rise(a, slope, bend, k)) / ((1 - p) ** 2 * p),
+            "variance": (variance * product / a - 1) / p,
+            "third": (-third * product**2 / (a * (2 * x + a)) - 1) / p,
+        }
 
-        length = 64 if dim == 2 else 40  # beyond, the series are below rounding
-        names = ("partition", "divergence", "mean", "rise", "variance", "third")
+    length = 64 if dim == 2 else 40  # beyond, the series are below rounding
+    names = ("partition", "divergence", "mean", "rise", "variance", "third")
 
-        def series(name: str) -> tuple[Decimal, ...]:
-            return fit(lambda t: corrections(t)[name], length)
+    def series(name: str) -> tuple[Decimal, ...]:
+        return fit(lambda t: corrections(t)[name], length)
 
-        return {name: series(name) for name in names}
+    return {name: series(name) for name in names}
 
 
 # Absolute tolerances of truncation, a tenth of an ulp of 1.

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from decimal import Decimal, localcontext
+from decimal import Decimal
 
 import torch
 from torch import Tensor
 
-from vmfdist._gamma import DIGITS, PI
+from vmfdist._decimals import DIGITS, PI, working_precision
 
 __all__ = ["clenshaw", "divided_differences", "fit", "horner", "powers", "truncate"]
 
 
 @functools.lru_cache(maxsize=16)
+@working_precision()
 def _cosines(n: int) -> tuple[Decimal, ...]:
     """cos(pi j / 2n) for j = 0 .. 4n - 1, one turn in steps of half a node."""
     angle = PI / (2 * n)
@@ -36,6 +37,7 @@ def _cosines(n: int) -> tuple[Decimal, ...]:
     return tuple(cosines)
 
 
+@working_precision()
 def fit(function: Callable[[Decimal], Decimal], n: int) -> tuple[Decimal, ...]:
     """Coefficients of the polynomial through ``function`` at the n zeros of T_n."""
     cosines = _cosines(n)
@@ -58,19 +60,18 @@ def truncate(coefficients: Sequence[Decimal], tolerance: float) -> tuple[float, 
     return tuple(float(c) for c in coefficients[:length])
 
 
+@working_precision()
 def powers(coefficients: Sequence[float]) -> tuple[float, ...] | None:
     """The coefficients of 1, x, x^2, ...; None if these cancel by more than a factor of 16."""
-    with localcontext() as context:
-        context.prec = DIGITS
-        result = [Decimal(0)] * len(coefficients)
-        before, polynomial = [Decimal(0)], [Decimal(1)]  # T_{j-1} and T_j
-        for j, coefficient in enumerate(map(Decimal, coefficients)):
-            for power, term in enumerate(polynomial):
-                result[power] += coefficient * term
-            doubled = [Decimal(0), *((2 if j else 1) * term for term in polynomial)]
-            padded = before + [Decimal(0)] * (len(doubled) - len(before))
-            before, polynomial = polynomial, [a - b for a, b in zip(doubled, padded, strict=True)]
-        cancelling = sum(map(abs, result)) > 16 * sum(abs(Decimal(c)) for c in coefficients)
+    result = [Decimal(0)] * len(coefficients)
+    before, polynomial = [Decimal(0)], [Decimal(1)]  # T_{j-1} and T_j
+    for j, coefficient in enumerate(map(Decimal, coefficients)):
+        for power, term in enumerate(polynomial):
+            result[power] += coefficient * term
+        doubled = [Decimal(0), *((2 if j else 1) * term for term in polynomial)]
+        padded = before + [Decimal(0)] * (len(doubled) - len(before))
+        before, polynomial = polynomial, [a - b for a, b in zip(doubled, padded, strict=True)]
+    cancelling = sum(map(abs, result)) > 16 * sum(abs(Decimal(c)) for c in coefficients)
     return None if cancelling else tuple(map(float, result))
 
 

@@ -26,6 +26,8 @@ import math
 from decimal import Decimal
 from fractions import Fraction
 
+from vmfdist._decimals import working_precision
+
 __all__ = ["log_partition_and_ratio"]
 
 _TERMS = 28
@@ -33,6 +35,7 @@ _LOWEST_ORDER = 64
 
 
 @functools.cache
+@working_precision()
 def _debye_polynomials() -> tuple[tuple[Decimal, ...], ...]:
     """Coefficients of U_0 .. U_27 in p^2, the factor p^k left out (DLMF 10.41.9)."""
     polynomials = [[Fraction(1)]]
@@ -69,8 +72,9 @@ def _log_partition_at_high_order(order: Decimal, k: Decimal) -> Decimal:
     return s - order - order * ((order + s) / (2 * order)).ln() + ((order / s).sqrt() * series).ln()
 
 
+@working_precision()
 def log_partition_and_ratio(dim: Decimal, k: Decimal) -> tuple[Decimal, Decimal]:
-    """Phi(k) and A(k) for ``dim`` >= 1 and ``k`` > 0, in the current decimal context."""
+    """Phi(k) and A(k) for ``dim`` >= 1 and ``k`` > 0."""
     order = dim / 2 - 1
     steps = max(0, math.ceil(_LOWEST_ORDER - order))
     high = order + steps

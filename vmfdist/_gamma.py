@@ -13,20 +13,16 @@ from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 
-__all__ = ["DIGITS", "PI", "log_gamma", "polygamma"]
+from vmfdist._decimals import PI, working_precision
 
-#: Working precision, in decimal digits, of everything that is fitted.
-DIGITS = 60
-
-PI = Decimal(
-    "3.14159265358979323846264338327950288419716939937510582097494459230781640628620899863"
-)
+__all__ = ["log_gamma", "polygamma"]
 
 _TERMS = 32  # the last is below 1e-70 at 64
 _LOWEST = 64
 
 
 @functools.cache
+@working_precision()
 def _bernoulli_numbers() -> tuple[Decimal, ...]:
     """B_2, B_4, ..., by sum_j binomial(n + 1, j) B_j = 0 (DLMF 24.5.3)."""
     numbers = [Fraction(1)]
@@ -50,14 +46,16 @@ def _series(z: Decimal) -> Iterator[tuple[int, Decimal]]:
         power *= z * z
 
 
+@working_precision()
 def log_gamma(z: Decimal) -> Decimal:
-    """log Gamma(z) for z > 0, in the current decimal context."""
+    """log Gamma(z) for z > 0."""
     high, passed = _shifted(z)
     stirling = (high - Decimal("0.5")) * high.ln() - high + (2 * PI).ln() / 2
     tail = sum((term * high / (n * (n - 1)) for n, term in _series(high)), Decimal(0))
     return stirling + tail - math.prod(passed, start=Decimal(1)).ln()
 
 
+@working_precision()
 def polygamma(order: int, z: Decimal) -> Decimal:
     """The derivative of log Gamma of order 1 + ``order``, 0 to 2, at z > 0."""
     high, passed = _shifted(z)

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import functools
 import math
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ from torch import Tensor
 from vmfdist._cache import cached_constant
 from vmfdist._chebyshev import divided_differences, fit, truncate
 from vmfdist._debye import log_partition_and_ratio
+from vmfdist._decimals import PI, working_precision
 from vmfdist._elementwise import (
     as_tensors,
     evaluate_series,
@@ -53,7 +54,7 @@ from vmfdist._elementwise import (
     refuse_derivative,
     with_derivative,
 )
-from vmfdist._gamma import DIGITS, PI, log_gamma
+from vmfdist._gamma import log_gamma
 
 __all__ = [
     "bregman_divergence",
@@ -88,25 +89,23 @@ def _series_length(dim: float) -> int:
 
 
 @cached_constant(maxsize=1024)
+@working_precision()
 def log_sphere_area(dim: float) -> float:
     r"""log of :math:`2 \pi^{d/2} / \Gamma(d/2)`, the area of the unit sphere in R^d.
 
     To half an ulp, by decimals: the rounding of :func:`math.lgamma` alone costs 8 eps at d = 18,
     where the logarithm of the area is small beside its terms.
     """
-    with localcontext() as context:
-        context.prec = DIGITS
-        half = Decimal(dim) / 2
-        return float(Decimal(2).ln() + half * PI.ln() - log_gamma(half))
+    half = Decimal(dim) / 2
+    return float(Decimal(2).ln() + half * PI.ln() - log_gamma(half))
 
 
 @cached_constant(maxsize=1024)
+@working_precision()
 def _stirling_remainder(dim: float) -> float:
     """delta(z) = log Gamma(z) - (z - 1/2) log z + z - log(2 pi)/2 at z = d/2."""
-    with localcontext() as context:
-        context.prec = DIGITS
-        z = Decimal(dim) / 2
-        return float(log_gamma(z) - (z - Decimal("0.5")) * z.ln() + z - (2 * PI).ln() / 2)
+    z = Decimal(dim) / 2
+    return float(log_gamma(z) - (z - Decimal("0.5")) * z.ln() + z - (2 * PI).ln() / 2)
 
 
 def _leading_curvature(lam: Any, mu: Any, k: Any, s: Any, w: Any) -> Any:
@@ -116,66 +115,65 @@ def _leading_curvature(lam: Any, mu: Any, k: Any, s: Any, w: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=128)
+@working_precision()
 def _fitted_series(dim: float) -> dict[str, tuple[Decimal, ...]]:
     """The corrections of log_partition .. curvature below, by the name of their series."""
-    with localcontext() as context:
-        context.prec = DIGITS
-        d = Decimal(dim)
-        lam, mu = (d - 1) / 2, (d + 1) / 2
-        c = Decimal(_stretch(dim)) * mu
+    d = Decimal(dim)
+    lam, mu = (d - 1) / 2, (d + 1) / 2
+    c = Decimal(_stretch(dim)) * mu
 
-        @functools.cache
-        def corrections(t: Decimal) -> dict[str, Decimal]:
-            p = (t + 1) / 2
-            k = c * (1 / (p * p) - 1).sqrt()
-            s = (k * k + mu * mu).sqrt()
-            w = lam + s
-            x = k * k / (s + mu)
-            log_term = lam * (1 + x / d).ln()
-            phi, a = log_partition_and_ratio(d, k)
-            # Riccati's equation A' = 1 - A^2 - (d-1) A/k (DLMF 10.29.2) and its derivative.
-            slope = 1 - a * a - (d - 1) * a / k
-            curvature = -2 * a * slope - (d - 1) * (slope - a / k) / k
-            return {
-                "partition": (phi - x + log_term) / (1 - p),
-                "divergence": (k * a - phi - log_term - x / w) / (1 - p),
-                "ratio": (a * w / k - 1) / (p * p * (1 - p)),
-                "slope": (slope * s * w * w / (lam * s + mu * mu) - 1) / p,
-                "curvature": (curvature / _leading_curvature(lam, mu, k, s, w) - 1) / p,
-            }
+    @functools.cache
+    def corrections(t: Decimal) -> dict[str, Decimal]:
+        p = (t + 1) / 2
+        k = c * (1 / (p * p) - 1).sqrt()
+        s = (k * k + mu * mu).sqrt()
+        w = lam + s
+        x = k * k / (s + mu)
+        log_term = lam * (1 + x / d).ln()
+        phi, a = log_partition_and_ratio(d, k)
+        # Riccati's equation A' = 1 - A^2 - (d-1) A/k (DLMF 10.29.2) and its derivative.
+        slope = 1 - a * a - (d - 1) * a / k
+        curvature = -2 * a * slope - (d - 1) * (slope - a / k) / k
+        return {
+            "partition": (phi - x + log_term) / (1 - p),
+            "divergence": (k * a - phi - log_term - x / w) / (1 - p),
+            "ratio": (a * w / k - 1) / (p * p * (1 - p)),
+            "slope": (slope * s * w * w / (lam * s + mu * mu) - 1) / p,
+            "curvature": (curvature / _leading_curvature(lam, mu, k, s, w) - 1) / p,
+        }
 
-        def series(name: str) -> tuple[Decimal, ...]:
-            return fit(lambda t: corrections(t)[name], _series_length(dim))
+    def series(name: str) -> tuple[Decimal, ...]:
+        return fit(lambda t: corrections(t)[name], _series_length(dim))
 
-        names = ("partition", "divergence", "ratio", "slope", "curvature")
-        return {name: series(name) for name in names}
+    names = ("partition", "divergence", "ratio", "slope", "curvature")
+    return {name: series(name) for name in names}
 
 
 @functools.lru_cache(maxsize=128)
+@working_precision()
 def _fitted_inverse(dim: float) -> tuple[Decimal, ...]:
     """The correction of the inverse of A, by Newton's method in decimals at every node."""
-    with localcontext() as context:
-        context.prec = DIGITS
-        d = Decimal(dim)
-        lam, mu = (d - 1) / 2, (d + 1) / 2
-        c = Decimal(_stretch(dim)) * mu
+    d = Decimal(dim)
+    lam, mu = (d - 1) / 2, (d + 1) / 2
+    c = Decimal(_stretch(dim)) * mu
 
-        def correction(t: Decimal) -> Decimal:
-            p = (t + 1) / 2
-            start = c * (1 / (p * p) - 1).sqrt()
-            target = start / (lam + (start * start + mu * mu).sqrt())
-            k = start
-            for _ in range(12):
-                _, a = log_partition_and_ratio(d, k)
-                step = (a - target) / (1 - a * a - (d - 1) * a / k)
-                k -= step
-                if abs(step) < Decimal("1e-18") * k:
-                    break
-            return (k / start - 1) / (p * (1 - p))
+    def correction(t: Decimal) -> Decimal:
+        p = (t + 1) / 2
+        start = c * (1 / (p * p) - 1).sqrt()
+        target = start / (lam + (start * start + mu * mu).sqrt())
+        k = start
+        for _ in range(12):
+            _, a = log_partition_and_ratio(d, k)
+            step = (a - target) / (1 - a * a - (d - 1) * a / k)
+            k -= step
+            if abs(step) < Decimal("1e-18") * k:
+                break
+        return (k / start - 1) / (p * (1 - p))
 
-        return fit(correction, _series_length(dim))
+    return fit(correction, _series_length(dim))
 
 
+@working_precision()
 def _times_one_minus_p(coefficients: tuple[Decimal, ...]) -> tuple[Decimal, ...]:
     """The series of (1 - p) e = (1 - t)/2 e, by t T_i = (T_{i+1} + T_{i-1}) / 2."""
     product = [Decimal(0)] * (len(coefficients) + 1)
