@@ -75,6 +75,32 @@ def _scaled(value: Callable[[Any, mp.mpf], mp.mpf]) -> Truth:
     return truth
 
 
+def _third(r: Any, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+    # A''' changes sign: beside A''/k, which is as large at either end.
+    return r.fourth_cumulant, max(abs(r.fourth_cumulant), abs(r.third_cumulant) / k if k else 0)
+
+
+def _across_slope(pair: tuple[Any, Any], k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+    # A/k = 1 / (d + k A_{d+2})
+    r, above = pair
+    across = r.mean / k if k else r.variance
+    value = -(across**2) * (above.mean + k * above.variance)
+    return value, abs(value)
+
+
+def _across_curvature(pair: tuple[Any, Any], k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+    # It changes sign: relative to its terms.
+    r, above = pair
+    across = r.mean / k if k else r.variance
+    square = 2 * across**3 * (above.mean + k * above.variance) ** 2
+    first, second = 2 * across**2 * above.variance, across**2 * k * above.third_cumulant
+    return square - first - second, square + abs(first) + abs(second)
+
+
+def _with_next(dim: int, k: float) -> tuple[Any, Any]:
+    return radial(dim, k), radial(dim + 2, k)
+
+
 def _kl_second(r: Any, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
     # A' + k A'' changes sign: relative to its terms.
     return r.variance + k * r.third_cumulant, r.variance + abs(k * r.third_cumulant)
@@ -149,6 +175,26 @@ QUANTITIES = [
         derivative(_radial.mean_resultant_length, 2),
         _relative(lambda r, k: r.third_cumulant),
         64,
+    ),
+    Quantity(
+        "mean resultant length, 3rd derivative",
+        derivative(_radial.mean_resultant_length, 3),
+        _third,
+        64,
+    ),
+    Quantity(
+        "variance across loc, 1st derivative",
+        derivative(lambda k, d: _law(k, d).covariance_eigenvalues.across),
+        _across_slope,
+        16,
+        _with_next,
+    ),
+    Quantity(
+        "variance across loc, 2nd derivative",
+        derivative(lambda k, d: _law(k, d).covariance_eigenvalues.across, 2),
+        _across_curvature,
+        64,
+        _with_next,
     ),
     Quantity("KL to uniform, 2nd derivative", derivative(_kl, 2), _kl_second, 64),
 ]

@@ -26,6 +26,7 @@ class Radial(NamedTuple):
     one_minus_mean: mp.mpf  # 1 - A = E (1 - w)
     variance: mp.mpf  # A' = Var w
     third_cumulant: mp.mpf  # A''
+    fourth_cumulant: mp.mpf  # A'''
     log_area: mp.mpf
 
     def kl_to_uniform(self, k: Number) -> mp.mpf:
@@ -47,8 +48,8 @@ def log_sphere_area(dim: Number) -> mp.mpf:
     return mp.log(2) + d / 2 * mp.log(mp.pi) - mp.loggamma(d / 2)
 
 
-def _moments(dim: Number, k: Number) -> tuple[mp.mpf, mp.mpf, mp.mpf, mp.mpf]:
-    """log of the integral of exp(-k t) V^(m/2) du, and mean, variance, third cumulant of t = 1 - w.
+def _moments(dim: Number, k: Number) -> tuple[mp.mpf, mp.mpf, mp.mpf, mp.mpf, mp.mpf]:
+    """log of the integral of exp(-k t) V^(m/2) du, and the first four cumulants of t = 1 - w.
 
     At the current precision. V = 1 - w^2 = t (2 - t), m = d - 1.
     """
@@ -84,12 +85,16 @@ def _moments(dim: Number, k: Number) -> tuple[mp.mpf, mp.mpf, mp.mpf, mp.mpf]:
     previous = None
     while True:
         total = mp.fsum(p for p, _ in points)
-        first, second, third = (mp.fsum(p * t**j for p, t in points) / total for j in (1, 2, 3))
+        first, second, third, fourth = (
+            mp.fsum(p * t**j for p, t in points) / total for j in (1, 2, 3, 4)
+        )
+        variance = second - first**2
         current = (
             mp.log(total * step),
             first,
-            second - first**2,
+            variance,
             third - 3 * first * second + 2 * first**3,
+            fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4 - 3 * variance**2,
         )
         if previous is not None:
             tolerance = mp.mpf(10) ** (8 - mp.mp.dps // 2)
@@ -100,8 +105,8 @@ def _moments(dim: Number, k: Number) -> tuple[mp.mpf, mp.mpf, mp.mpf, mp.mpf]:
         previous = current
         points += terms(step, step / 2)
         step /= 2
-    log_integral, mean, variance, cumulant = current
-    return log_integral + top, mean + t_mode, variance, cumulant
+    log_integral, mean, *cumulants = current
+    return log_integral + top, mean + t_mode, *cumulants
 
 
 def radial_by_quadrature(dim: Number, k: Number, digits: int = 25) -> Radial:
@@ -111,7 +116,7 @@ def radial_by_quadrature(dim: Number, k: Number, digits: int = 25) -> Radial:
     rules to half the working precision leaves the finer at all of it.
     """
     with mp.workdps(digits + 50):  # 50: Phi(1e-12) is about 1e-30 beside terms of order 1
-        log_integral, t_mean, variance, cumulant = _moments(dim, k)
+        log_integral, t_mean, variance, third, fourth = _moments(dim, k)
         # Z(0) = |S^{d-1}| / |S^{d-2}| = sqrt(pi) Gamma(m/2) / Gamma((m+1)/2)
         m = mp.mpf(dim) - 1
         uniform = mp.log(mp.pi) / 2 + mp.loggamma(m / 2) - mp.loggamma((m + 1) / 2)
@@ -120,7 +125,8 @@ def radial_by_quadrature(dim: Number, k: Number, digits: int = 25) -> Radial:
             mean=1 - t_mean,
             one_minus_mean=t_mean,
             variance=variance,
-            third_cumulant=-cumulant,
+            third_cumulant=-third,
+            fourth_cumulant=fourth,
             log_area=log_sphere_area(dim),
         )
 
@@ -138,9 +144,11 @@ def radial_by_bessel(dim: Number, k: Number) -> Radial:
             bessel = mp.besseli(nu, x)
             a = mp.besseli(nu + 1, x) / bessel
             slope = 1 - a * a - (d - 1) * a / x
-            curvature = -2 * a * slope - (d - 1) * (slope - a / x) / x
+            across = (slope - a / x) / x  # the derivative of A/k
+            curvature = -2 * a * slope - (d - 1) * across
+            third = -2 * (slope**2 + a * curvature) - (d - 1) * (curvature - 2 * across) / x
             phi = mp.log(mp.gamma(nu + 1) * (2 / x) ** nu * bessel)
-            return Radial(phi, a, 1 - a, slope, curvature, log_sphere_area(dim))
+            return Radial(phi, a, 1 - a, slope, curvature, third, log_sphere_area(dim))
 
     digits = 60
     coarse, fine = at(digits), at(digits + 30)
@@ -156,7 +164,9 @@ def radial(dim: Number, k: Number) -> Radial:
     if k == 0:
         with mp.workdps(50):
             zero, one = mp.mpf(0), mp.mpf(1)
-            return Radial(zero, zero, one, one / mp.mpf(dim), zero, log_sphere_area(dim))
+            d = mp.mpf(dim)
+            fourth = -6 / (d * d * (d + 2))
+            return Radial(zero, zero, one, one / d, zero, fourth, log_sphere_area(dim))
     return radial_by_bessel(dim, k) if dim <= 64 else radial_by_quadrature(dim, k)
 
 

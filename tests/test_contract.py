@@ -317,6 +317,23 @@ def test_moments_of_draws(case: Case) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "case", [param for param in cases_of_dim(2, 3, 4, 5) if param.values[0].law.arg_constraints]
+)
+def test_moments_can_be_differentiated_twice(case: Case) -> None:
+    law = case.build()
+    loc, concentration = law._given
+    loc = loc.detach().requires_grad_()
+    k = (concentration + 0.1).detach().requires_grad_()  # finite differences need room
+
+    def moments(loc: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+        law = case.law(loc, k, validate_args=False)
+        return law.mean, law.variance, law.covariance_matrix, law.mean_resultant_length
+
+    assert torch.autograd.gradcheck(moments, (loc, k), check_forward_ad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(moments, (loc, k), fast_mode=True)
+
+
 @every_case
 def test_entropy_is_minus_the_mean_log_density(case: Case) -> None:
     law = case.build()

@@ -25,6 +25,7 @@ FUNCTIONS = [
         _radial.mean_resultant_length_derivative,
         _radial.kl_to_uniform,
         _radial.log_density_at_mode,
+        _radial.tangent_variance,
     )
 ]
 
@@ -80,6 +81,7 @@ def test_limits_at_zero_and_infinity(dim: int, dtype: torch.dtype) -> None:
         _radial.mean_resultant_length_derivative: (1 / dim, 0.0),
         _radial.kl_to_uniform: (0.0, math.inf),
         _radial.log_density_at_mode: (-area, math.inf),
+        _radial.tangent_variance: (1 / dim, 0.0),
     }
     for function, (at_zero, at_infinity) in expected.items():
         low, high = function(k, dim).tolist()
@@ -110,14 +112,24 @@ def test_gradcheck(function: Formula, dim: int) -> None:
         return function(k, dim)
 
     assert torch.autograd.gradcheck(at, (k,), check_forward_ad=True)
-    if function is not _radial.mean_resultant_length_derivative:  # its second is a third of A
-        assert torch.autograd.gradgradcheck(at, (k,))
+    assert torch.autograd.gradgradcheck(at, (k,))
 
 
-def test_third_derivative_of_the_ratio_is_refused() -> None:
+def test_gradcheck_in_dimension_one() -> None:  # closed forms, of which special.iv_ratio is one
+    k = torch.tensor([0.01, 0.3, 4.0], dtype=torch.float64, requires_grad=True)
+    for function in (
+        _radial.mean_resultant_length,
+        _radial.one_minus_mean_resultant_length,
+        _radial.mean_resultant_length_derivative,
+        _radial._curvature,
+    ):
+        assert torch.autograd.gradcheck(lambda k: function(k, 1), (k,))  # noqa: B023
+
+
+def test_fourth_derivative_of_the_ratio_is_refused() -> None:
     k = torch.tensor(2.0, requires_grad=True)
     y = _radial.mean_resultant_length(k, 4)
-    for _ in range(2):
+    for _ in range(3):
         (y,) = torch.autograd.grad(y, k, create_graph=True)
     with pytest.raises(NotImplementedError, match="differentiate fewer times"):
         torch.autograd.grad(y, k)

@@ -18,7 +18,8 @@ which is a Chebyshev series in :math:`2p - 1` whose coefficients are computed on
 Bessel functions and its integral.
 
 Accuracy: docs/accuracy. The units in the last place lost are at most 8 (values), 16 (first
-derivatives, the log density at the mode, the Bregman divergence) and 64 (second derivatives).
+derivatives, the log density at the mode, the Bregman divergence) and 64 (second derivatives, and
+the third of the mean resultant length, which changes sign, beside A''/k).
 
 Every function here takes a float32 or float64 tensor and a Python number ``dim``, works element by
 element without synchronising with the host, and is differentiable by reverse and forward mode,
@@ -69,6 +70,7 @@ __all__ = [
     "mean_resultant_length_derivative",
     "mean_resultant_length_difference",
     "one_minus_mean_resultant_length",
+    "tangent_variance",
 ]
 
 # --------------------------------------------------------------------------------------------------
@@ -117,7 +119,7 @@ def _leading_curvature(lam: Any, mu: Any, k: Any, s: Any, w: Any) -> Any:
 @functools.lru_cache(maxsize=128)
 @working_precision()
 def _fitted_series(dim: float) -> dict[str, tuple[Decimal, ...]]:
-    """The corrections of log_partition .. curvature below, by the name of their series."""
+    """The corrections of the quantities below, by the name of their series."""
     d = Decimal(dim)
     lam, mu = (d - 1) / 2, (d + 1) / 2
     c = Decimal(_stretch(dim)) * mu
@@ -131,21 +133,26 @@ def _fitted_series(dim: float) -> dict[str, tuple[Decimal, ...]]:
         x = k * k / (s + mu)
         log_term = lam * (1 + x / d).ln()
         phi, a = log_partition_and_ratio(d, k)
-        # Riccati's equation A' = 1 - A^2 - (d-1) A/k (DLMF 10.29.2) and its derivative.
+        # Riccati's equation A' = 1 - A^2 - (d-1) A/k (DLMF 10.29.2) and its derivatives.
         slope = 1 - a * a - (d - 1) * a / k
-        curvature = -2 * a * slope - (d - 1) * (slope - a / k) / k
+        across_slope = (slope - a / k) / k  # of A/k
+        curvature = -2 * a * slope - (d - 1) * across_slope
+        across_curvature = (curvature - 2 * across_slope) / k
+        third = -2 * (slope * slope + a * curvature) - (d - 1) * across_curvature
+        leading_slope = (lam + mu * mu / s) / (w * w)
         return {
             "partition": (phi - x + log_term) / (1 - p),
             "divergence": (k * a - phi - log_term - x / w) / (1 - p),
             "ratio": (a * w / k - 1) / (p * p * (1 - p)),
-            "slope": (slope * s * w * w / (lam * s + mu * mu) - 1) / p,
+            "slope": (slope / leading_slope - 1) / p,
             "curvature": (curvature / _leading_curvature(lam, mu, k, s, w) - 1) / p,
+            "third": third / (leading_slope * leading_slope) * mu / 6,
         }
 
     def series(name: str) -> tuple[Decimal, ...]:
         return fit(lambda t: corrections(t)[name], _series_length(dim))
 
-    names = ("partition", "divergence", "ratio", "slope", "curvature")
+    names = ("partition", "divergence", "ratio", "slope", "curvature", "third")
     return {name: series(name) for name in names}
 
 
@@ -247,6 +254,11 @@ class _Geometry:
         return self.mu * (self.mu / (self.s + self.k))  # s - k
 
     @property
+    def slope(self) -> Tensor:
+        """L', the derivative of Amos's bound."""
+        return (self.lam / self.w + (self.mu / self.s) * (self.mu / self.w)) / self.w
+
+    @property
     def x(self) -> Tensor:
         return self.k * (self.k / (self.s + self.mu))  # s - mu
 
@@ -287,17 +299,11 @@ def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
     if dim == 1:
         return 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
     g = _Geometry(k, dim)
-    leading = (g.lam / g.w + (g.mu / g.s) * (g.mu / g.w)) / g.w
+    leading = g.slope
     return leading + leading * (g.p * g.series("slope"))
 
 
-_refuse_third_derivative = refuse_derivative(
-    "third derivatives of the mean resultant length I_v/I_{v-1} (fourth derivatives of log I_v "
-    "and of log_prob) are not implemented: differentiate fewer times"
-)
-
-
-@with_derivative(_refuse_third_derivative)
+@with_derivative(lambda k, dim: _third_derivative(k, dim))
 def _curvature(k: Tensor, dim: float) -> Tensor:
     """A'' = L'' (1 + p a2)."""
     if dim == 1:
@@ -305,6 +311,38 @@ def _curvature(k: Tensor, dim: float) -> Tensor:
     g = _Geometry(k, dim)
     leading = _leading_curvature(g.lam, g.mu, g.k, g.s, g.w)
     return leading + leading * (g.p * g.series("curvature"))
+
+
+@with_derivative(
+    refuse_derivative(
+        "fourth derivatives of the mean resultant length I_v/I_{v-1} (fifth derivatives of log I_v "
+        "and of log_prob, third ones of the variance) are not implemented: differentiate fewer "
+        "times"
+    )
+)
+def _third_derivative(k: Tensor, dim: float) -> Tensor:
+    """A''' = 6/mu L'^2 a3, which changes sign: no leading term stands beside the series."""
+    if dim == 1:
+        square = 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)  # of the hyperbolic secant
+        return square * (4 - 6 * square)
+    g = _Geometry(k, dim)
+    leading = g.slope
+    return 6 / g.mu * leading * (leading * g.series("third"))
+
+
+def _tangent_variance_slope(k: Tensor, dim: float) -> Tensor:
+    """Minus the square of A/k times the derivative of k A_{d+2}; no terms cancel."""
+    finite = k.clamp(max=torch.finfo(k.dtype).max)  # no infinity times 0
+    variance = tangent_variance(k, dim)
+    above = mean_resultant_length(k, dim + 2)
+    rise = above + finite * mean_resultant_length_derivative(k, dim + 2)
+    return -variance * (variance * rise)
+
+
+@with_derivative(_tangent_variance_slope)
+def tangent_variance(k: Tensor, dim: float) -> Tensor:
+    """A/k = 1 / (d + k A_{d+2}), the variance across the mean direction (DLMF 10.29.1)."""
+    return 1 / (dim + k * mean_resultant_length(k, dim + 2))
 
 
 def _kl_slope(k: Tensor, dim: float) -> Tensor:

@@ -284,10 +284,7 @@ class VonMisesFisher(RotationallySymmetric):
         At concentration 0 both are 1/d.
         """
         k, dim = self._given[1], self.dim
-        # A/k = 1 / (d + k A_{d+2}): the recurrence DLMF 10.29.1, without 0/0.
-        finite = k.clamp(max=torch.finfo(k.dtype).max)  # no infinity times 0 in its gradient
-        across = 1 / (dim + finite * _radial.mean_resultant_length(k, dim + 2))
-        across = torch.where(torch.isinf(k), 0.0, across)
+        across = _radial.tangent_variance(k, dim)
         along = _radial.mean_resultant_length_derivative(k, dim)
         shape = self.batch_shape
         return CovarianceEigenvalues(along.expand(shape), across.expand(shape))
