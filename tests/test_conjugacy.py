@@ -151,7 +151,7 @@ def test_vectors_that_are_not_finite(
     build: Callable[..., VonMisesFisher], name: str, bad: float
 ) -> None:
     with pytest.raises(ValueError, match=rf"{name} of shape \(2,\) must"):
-        build(torch.tensor([0.5, bad]))
+        build(torch.tensor([0.5, bad]), validate_args=True)
 
 
 def test_a_mean_that_is_too_long(dtype: torch.dtype) -> None:

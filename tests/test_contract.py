@@ -16,7 +16,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import Distribution
 
-from cases import CASES, Case, assert_mean, cases_of_dim
+from cases import CASES, Case, assert_mean, cases_of_dim, directions
 
 SAMPLE_SHAPES = [
     pytest.param((), id="one"),
@@ -178,8 +178,36 @@ def test_expand(case: Case, dtype: torch.dtype) -> None:
 
 @cases_with_batch
 def test_expand_refuses_what_does_not_broadcast(case: Case) -> None:
-    with pytest.raises(RuntimeError):
-        case.build().expand((*case.batch_shape[:-1], case.batch_shape[-1] + 1))
+    law, shape = case.build(), case.batch_shape
+    for wrong in (
+        (*shape[:-1], shape[-1] + 1),
+        (*shape[:-1], 1),  # it broadcasts, but would lose laws
+        (5, 1, *(1 for _ in shape)),
+        shape[1:],
+        (),
+        (*shape[:-1], -1),
+        (-1, *shape),
+    ):
+        for each in (law, law.cosine):
+            with pytest.raises(RuntimeError, match=r"batch shape .* cannot be expanded to"):
+                each.expand(wrong)
+
+
+@pytest.mark.parametrize(
+    "case", [param for param in cases_of_dim(2, 4) if param.values[0].law.arg_constraints]
+)
+def test_what_is_computed_of_an_expanded_law_is_computed_once(case: Case) -> None:
+    law = case.build().expand((1000, *case.batch_shape))
+    cosine = law.cosine
+    results = [law.mean, law.variance, law.covariance_matrix, law.entropy(), law.mass_cone(0.5)]
+    results += [law.mean_resultant_length, *law.covariance_eigenvalues]
+    results.append(law.log_prob(directions(case.dim)))
+    half = torch.tensor(0.5, dtype=torch.float64)
+    results += [cosine.mean, cosine.variance, cosine.entropy(), cosine.log_prob(half)]
+    results += [cosine.cdf(half), cosine.sf(half), cosine.icdf(half), cosine.one_minus_isf(half)]
+    for result in results:
+        assert result.shape[:1] == (1000,)
+        assert result.stride(0) == 0
 
 
 @every_case
@@ -256,6 +284,73 @@ def test_copies(case: Case, dtype: torch.dtype, how: str) -> None:
     torch.manual_seed(1)
     assert torch.equal(twin.sample((2,)), first)
     assert first.dtype == dtype
+
+
+@cases_with_parameters
+def test_a_copy_holds_each_parameter_once(case: Case) -> None:
+    law = case.build()
+    numbers = sum(x.numel() for x in law._given)
+    larger = law.expand((1000, *case.batch_shape))
+    for each in (law, larger):
+        assert len(pickle.dumps(each)) < 8 * numbers + 1500
+    assert len(pickle.dumps(larger.cosine)) < 8 * numbers + 1500
+
+
+# Parameters that are assigned
+
+
+@cases_with_parameters
+def test_all_follows_a_parameter_that_is_assigned(case: Case, dtype: torch.dtype) -> None:
+    for name in case.law.arg_constraints:
+        law = case.build(dtype)
+        arguments = parameters(law)
+        new = 1.5 + arguments[name] if name == "concentration" else -arguments[name]
+        setattr(law, name, new)
+        right = case.law(**{**arguments, name: new})
+        assert torch.equal(getattr(law, name), new)
+        value = right.sample()
+        torch.manual_seed(1)
+        draws = law.sample((3,))
+        torch.manual_seed(1)
+        torch.testing.assert_close(draws, right.sample((3,)), rtol=0, atol=0)
+        for found, expected in (
+            (law.log_prob(value), right.log_prob(value)),
+            (law.entropy(), right.entropy()),
+            (law.mean, right.mean),
+            (law.covariance_matrix, right.covariance_matrix),
+            (law.cosine.mean, right.cosine.mean),
+            (law.expand((2, *case.batch_shape)).mean[0], right.mean),
+        ):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@cases_with_parameters
+def test_a_parameter_that_is_assigned_is_broadcast_and_checked(case: Case) -> None:
+    law = case.build(validate_args=True)
+    law.concentration = 3
+    assert torch.equal(law.concentration, torch.full(case.batch_shape, 3.0).double())
+    cosine = law.cosine
+    cosine.concentration = 4.0
+    assert torch.equal(cosine.concentration, torch.full(case.batch_shape, 4.0).double())
+    law.loc = law.loc[(0,) * len(case.batch_shape)]
+    assert law.loc.shape == (*case.batch_shape, case.dim)
+    with pytest.raises(ValueError, match=r"loc .*unit"):
+        law.loc = 2 * law.loc
+    with pytest.raises(ValueError, match=rf"loc of shape \({case.dim + 1},\) does not fit"):
+        law.loc = torch.eye(case.dim + 1)[0]
+    with pytest.raises(TypeError, match="loc must be a tensor"):
+        law.loc = [1.0, 0.0]
+    wrong = torch.ones(2, *case.batch_shape)
+    for each, validated in ((law, True), (cosine, False)):
+        with pytest.raises(ValueError, match=r"concentration of shape .* does not fit"):
+            each.concentration = wrong
+        if validated:
+            with pytest.raises(ValueError, match="concentration must be nonnegative"):
+                each.concentration = -1.0
+    assert (law.concentration == 3).all()
+    law = case.build(validate_args=False)
+    law.concentration = -1.0
+    assert (law.concentration == -1).all()
 
 
 @every_case

@@ -93,6 +93,20 @@ def test_dim_of_a_wrong_type(dim: Any) -> None:
         HypersphericalUniform(dim)
 
 
+def test_sizes_of_a_batch_are_not_negative() -> None:
+    with pytest.raises(ValueError, match=r"batch_shape must hold sizes, got \(2, -1\)"):
+        HypersphericalUniform(3, (2, -1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "wrong"), [((2, 4), (2, 2, 1)), ((1, 2, 1), (2, 1)), ((1,), ()), ((2,), (0,))]
+)
+def test_expansions_that_torch_refuses(shape: tuple[int, ...], wrong: tuple[int, ...]) -> None:
+    for law in (HypersphericalUniform(3, shape), torch.distributions.Normal(torch.ones(shape), 1)):
+        with pytest.raises(RuntimeError):
+            law.expand(wrong)
+
+
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16, torch.int64])
 def test_bad_dtype(half: torch.dtype) -> None:
     name = str(half).removeprefix("torch.")

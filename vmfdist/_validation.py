@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 
 import torch
@@ -15,7 +16,10 @@ from vmfdist._rows import norm
 __all__ = [
     "broadcast_shapes",
     "check_dim",
+    "check_nonnegative",
     "check_on_sphere",
+    "expanded_shape",
+    "fitting",
     "require_float",
     "set_validation",
     "validate_value",
@@ -50,6 +54,43 @@ def broadcast_shapes(a: torch.Size, b: torch.Size) -> torch.Size:
     if a == b or not b:
         return a
     return torch.broadcast_shapes(a, b) if a else b
+
+
+def expanded_shape(batch_shape: torch.Size, larger: Sequence[int]) -> torch.Size:
+    """The larger batch shape; raises where torch's laws do, if a law cannot be expanded to it."""
+    shape = torch.Size(larger)
+    kept = shape[len(shape) - len(batch_shape) :]
+    if (
+        len(shape) < len(batch_shape)
+        or any(size < 0 for size in shape)
+        or any(old not in (1, new) for old, new in zip(batch_shape, kept, strict=True))
+    ):
+        raise RuntimeError(
+            f"a law of batch shape {tuple(batch_shape)} cannot be expanded to {tuple(shape)}: new "
+            "axes come in front, and of the old ones only those of size 1 can grow"
+        )
+    return shape
+
+
+def fitting(name: str, x: Tensor, shape: torch.Size) -> Tensor:
+    """The same tensor; raises ValueError unless it can be expanded to the shape."""
+    try:
+        expanded_shape(x.shape, shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} of shape {tuple(x.shape)} does not fit this law, which has {name} of shape "
+            f"{tuple(shape)}"
+        ) from error
+    return x
+
+
+def check_nonnegative(name: str, x: Tensor) -> None:
+    """Raises ValueError where ``x`` is negative or NaN."""
+    if not torch._is_all_true(x >= 0):
+        raise ValueError(
+            f"{name} must be nonnegative, got values between {x.min().item():.9g} and "
+            f"{x.max().item():.9g}"
+        )
 
 
 def check_on_sphere(name: str, x: Tensor) -> None:

@@ -29,7 +29,14 @@ from vmfdist._cache import cached_constant, static
 from vmfdist._elementwise import refuse_derivative, with_derivative
 from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist._transport import CosineDraw, Transport, to_power_spherical, to_von_mises_fisher
-from vmfdist._validation import check_dim, set_validation
+from vmfdist._validation import (
+    broadcast_shapes,
+    check_dim,
+    check_nonnegative,
+    expanded_shape,
+    fitting,
+    set_validation,
+)
 
 __all__ = ["CosineLaw", "PowerSphericalCosine", "VonMisesFisherCosine"]
 
@@ -184,6 +191,16 @@ def _mean_log_complement(k: Tensor, law: _Law) -> Tensor:
 # --------------------------------------------------------------------------------------------------
 
 
+def _check_concentration(concentration: Tensor, validate: bool) -> None:
+    if concentration.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            "concentration must be float32 or float64, got "
+            f"{str(concentration.dtype).removeprefix('torch.')}"
+        )
+    if validate:
+        check_nonnegative("concentration", concentration)
+
+
 class CosineLaw(TorchDistribution):
     r"""What the laws of the cosine share: a concentration, a dimension, and all their methods.
 
@@ -195,7 +212,7 @@ class CosineLaw(TorchDistribution):
     support = constraints.interval(-1.0, 1.0)
     has_rsample = True
 
-    concentration: Tensor
+    _given: Tensor  # the concentration before it is expanded
     _tilt: ClassVar[Tilt]
     _transport: ClassVar[staticmethod[[Tensor, Tensor, int], CosineDraw]]
     _dim: int
@@ -205,14 +222,24 @@ class CosineLaw(TorchDistribution):
     ) -> None:
         if not isinstance(concentration, Tensor):
             concentration = torch.tensor(float(concentration))
-        if concentration.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                "concentration must be float32 or float64, got "
-                f"{str(concentration.dtype).removeprefix('torch.')}"
-            )
-        self.concentration = concentration
+        validate = self._validate_args if validate_args is None else validate_args
+        _check_concentration(concentration, validate)
+        self._given = concentration
         self._dim = check_dim(dim)
-        super().__init__(concentration.shape, validate_args=validate_args)
+        super().__init__(concentration.shape, validate_args=False)
+        set_validation(self, validate_args)
+
+    @property
+    def concentration(self) -> Tensor:
+        """The concentration. One that is assigned is checked, and all else follows it."""
+        return self._given.expand(self.batch_shape)
+
+    @concentration.setter
+    def concentration(self, concentration: Tensor | float) -> None:
+        if not isinstance(concentration, Tensor):
+            concentration = self._given.new_full((), float(concentration))
+        _check_concentration(concentration, self._validate_args)
+        self._given = fitting("concentration", concentration, self.batch_shape)
 
     def __repr__(self) -> str:
         k = self.concentration
@@ -227,9 +254,9 @@ class CosineLaw(TorchDistribution):
     def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
         """The same law with a larger batch shape."""
         new = self._get_checked_instance(CosineLaw, _instance)
-        new.concentration = self.concentration.expand(torch.Size(batch_shape))
-        new._dim = self._dim
-        super(CosineLaw, new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._given, new._dim = self._given, self._dim
+        batch_shape = expanded_shape(self.batch_shape, batch_shape)
+        super(CosineLaw, new).__init__(batch_shape, validate_args=False)
         set_validation(new, self.__dict__.get("_validate_args"))
         return new
 
@@ -266,8 +293,8 @@ class CosineLaw(TorchDistribution):
             ValueError: if not exactly one is given; under ``validate_args``, if it is outside
                 the support.
         """
-        t, rest = self._ends(value, one_minus_value, self.concentration.dtype)
-        return _log_density(t, rest, self.concentration, (self._tilt, self.dim))
+        t, rest = self._ends(value, one_minus_value, self._given.dtype)
+        return self._expanded(_log_density(t, rest, self._given, (self._tilt, self.dim)), t)
 
     def cdf(self, value: Tensor | None = None, *, one_minus_value: Tensor | None = None) -> Tensor:
         """The probability of a cosine of at most the value, differentiable in both.
@@ -285,8 +312,13 @@ class CosineLaw(TorchDistribution):
 
     def _apply(self, function: Any, value: Tensor | None, one_minus_value: Tensor | None) -> Tensor:
         t, rest = self._ends(value, one_minus_value, torch.float64)
-        k = self.concentration
-        return function(t, rest, k.double(), (self._tilt, self.dim)).to(k.dtype)
+        k = self._given
+        result = function(t, rest, k.double(), (self._tilt, self.dim)).to(k.dtype)
+        return self._expanded(result, t)
+
+    def _expanded(self, result: Tensor, value: Tensor) -> Tensor:
+        """What was computed with the concentration as given, in the shape that it should have."""
+        return result.expand(broadcast_shapes(value.shape, self.batch_shape))
 
     def icdf(self, value: Tensor) -> Tensor:
         """The cosine w with P(cosine <= w) = ``value``, differentiable in both parameters.
@@ -320,7 +352,7 @@ class CosineLaw(TorchDistribution):
                 f"probabilities must lie in [0, 1], got values between {p.min().item():.9g} and "
                 f"{p.max().item():.9g}"
             )
-        k = self.concentration
+        k = self._given
         p = p.double()
         zeta = torch.special.ndtri(p.clamp(1e-290, 1 - 1e-16))
         u = _quantile_odds(zeta if upper else -zeta, k.double(), (self._tilt, self.dim))
@@ -329,13 +361,12 @@ class CosineLaw(TorchDistribution):
         t = torch.where(
             p == (1 if upper else 0), 2.0, torch.where(p == (0 if upper else 1), 0.0, t)
         )
-        if complement:
-            return t.to(k.dtype)
-        return torch.where(t < 1, 1 - t, torch.where(t == 2, -1.0, rest - 1)).to(k.dtype)
+        w = torch.where(t < 1, 1 - t, torch.where(t == 2, -1.0, rest - 1))
+        return self._expanded((t if complement else w).to(k.dtype), p)
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draws with exact gradients in the concentration, one normal variable for each."""
-        k = self.concentration
+        k = self._given
         shape = self._extended_shape(sample_shape)
         zeta = torch.randn(shape, dtype=k.dtype, device=k.device)
         return 1 - _one_minus_draw(zeta, k, (self._transport, self.dim))
@@ -345,14 +376,14 @@ class CosineLaw(TorchDistribution):
 
         In dimension 3 in closed form, else with a mean of log(1 - w^2) by quadrature.
         """
-        given, law = self.concentration, (self._tilt, self.dim)
+        given, law = self._given, (self._tilt, self.dim)
         k = given.double()
         tilt, dim = law
         constant = tilt.log_density_at_mode(k, dim) + _radial.log_sphere_area(dim - 1)
         result = _finite(k) * tilt.mean(k, dim) - constant
         if dim != 3:
             result = result - (dim - 3) / 2 * _mean_log_complement(k, law)
-        return result.to(given.dtype)
+        return result.to(given.dtype).expand(self.batch_shape)
 
 
 class VonMisesFisherCosine(CosineLaw):
@@ -395,12 +426,14 @@ class VonMisesFisherCosine(CosineLaw):
     @property
     def mean(self) -> Tensor:
         """The mean resultant length of the law on the sphere."""
-        return _radial.mean_resultant_length(self.concentration, self.dim)
+        return _radial.mean_resultant_length(self._given, self.dim).expand(self.batch_shape)
 
     @property
     def variance(self) -> Tensor:
         """The derivative of the mean in the concentration."""
-        return _radial.mean_resultant_length_derivative(self.concentration, self.dim)
+        return _radial.mean_resultant_length_derivative(self._given, self.dim).expand(
+            self.batch_shape
+        )
 
 
 class PowerSphericalCosine(CosineLaw):
@@ -432,9 +465,9 @@ class PowerSphericalCosine(CosineLaw):
     @property
     def mean(self) -> Tensor:
         r""":math:`\kappa / (d - 1 + \kappa)`."""
-        return _beta.mean_cosine(self.concentration, self.dim)
+        return _beta.mean_cosine(self._given, self.dim).expand(self.batch_shape)
 
     @property
     def variance(self) -> Tensor:
         """That of the affine image of a Beta variable."""
-        return _beta.cosine_variance(self.concentration, self.dim)
+        return _beta.cosine_variance(self._given, self.dim).expand(self.batch_shape)

@@ -13,7 +13,13 @@ from torch.types import _size
 
 from vmfdist._cache import static
 from vmfdist._radial import log_sphere_area
-from vmfdist._validation import broadcast_shapes, check_dim, set_validation, validate_value
+from vmfdist._validation import (
+    broadcast_shapes,
+    check_dim,
+    expanded_shape,
+    set_validation,
+    validate_value,
+)
 from vmfdist.cosine import VonMisesFisherCosine
 from vmfdist.rotational import CovarianceEigenvalues, mass_cone
 
@@ -39,7 +45,7 @@ class HypersphericalUniform(TorchDistribution):
 
     Raises:
         TypeError: if ``dim`` is not a number, or ``dtype`` not float32 or float64.
-        ValueError: if ``dim`` is below 2 or fractional.
+        ValueError: if ``dim`` is below 2 or fractional, or a size of ``batch_shape`` negative.
 
     Example:
         >>> import torch
@@ -75,8 +81,11 @@ class HypersphericalUniform(TorchDistribution):
             raise TypeError(
                 f"dtype must be float32 or float64, got {str(like.dtype).removeprefix('torch.')}"
             )
+        batch_shape = torch.Size(batch_shape)
+        if any(size < 0 for size in batch_shape):
+            raise ValueError(f"batch_shape must hold sizes, got {tuple(batch_shape)}")
         self._like = like
-        super().__init__(torch.Size(batch_shape), torch.Size((dim,)), validate_args=validate_args)
+        super().__init__(batch_shape, torch.Size((dim,)), validate_args=validate_args)
 
     def __repr__(self) -> str:
         batch = f", batch_shape: {tuple(self.batch_shape)}" if self.batch_shape else ""
@@ -91,9 +100,9 @@ class HypersphericalUniform(TorchDistribution):
         """The same law with a larger batch shape."""
         new = self._get_checked_instance(HypersphericalUniform, _instance)
         new._like = self._like
-        broadcast_shapes(torch.Size(batch_shape), self.batch_shape)  # raises where it cannot be
+        batch_shape = expanded_shape(self.batch_shape, batch_shape)
         super(HypersphericalUniform, new).__init__(
-            torch.Size(batch_shape), self.event_shape, validate_args=False
+            batch_shape, self.event_shape, validate_args=False
         )
         set_validation(new, self.__dict__.get("_validate_args"))
         return new
@@ -152,8 +161,11 @@ class HypersphericalUniform(TorchDistribution):
     @property
     def cosine(self) -> VonMisesFisherCosine:
         """The law of the cosine with any fixed direction, that of a coordinate."""
-        concentration = self._full(self.batch_shape, 0.0)
-        return VonMisesFisherCosine(concentration, self.dim, validate_args=False)
+        return self._given_cosine.expand(self.batch_shape)
+
+    @property
+    def _given_cosine(self) -> VonMisesFisherCosine:
+        return VonMisesFisherCosine(self._like.new_zeros(()), self.dim, validate_args=False)
 
     def mass_cone(self, p: Tensor | float) -> Tensor:
         """Half-angle, in radians, of a cone around any direction that holds the mass ``p``.
@@ -164,4 +176,5 @@ class HypersphericalUniform(TorchDistribution):
         Raises:
             ValueError: under ``validate_args``, if a probability is outside [0, 1].
         """
-        return mass_cone(self.cosine, p, self._validate_args)
+        angle = mass_cone(self._given_cosine, p, self._validate_args)
+        return angle.expand(broadcast_shapes(angle.shape, self.batch_shape))

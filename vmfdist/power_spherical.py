@@ -84,11 +84,11 @@ class PowerSpherical(RotationallySymmetric):
                 dimension.
         """
         t = self._half_squared_chord(value)
-        rest = (value + self.loc).square().sum(-1) / 2
-        _, given = self._given
+        loc, given = self._given
+        rest = (value + loc).square().sum(-1) / 2
         k = given.clamp(max=torch.finfo(given.dtype).max / 4)  # no infinity times 0
         log_mode = -(_beta.log_partition(given, self.dim) + _radial.log_sphere_area(self.dim))
-        return log_mode + POWER_SPHERICAL.exponent(t, rest, k)
+        return self._expanded(log_mode + POWER_SPHERICAL.exponent(t, rest, k), value)
 
     def entropy(self) -> Tensor:
         """Differential entropy with respect to the surface measure."""
@@ -103,11 +103,8 @@ class PowerSpherical(RotationallySymmetric):
         tilted = math.log(2) * given + _beta.log_partition(k, self.dim)
         return (_radial.log_sphere_area(self.dim) + tilted).expand(self.batch_shape)
 
-    @property
-    def covariance_eigenvalues(self) -> CovarianceEigenvalues:
-        """The variance along ``loc`` and that across, both 1/d at concentration 0."""
+    def _eigenvalues(self) -> CovarianceEigenvalues:
         _, k = self._given
-        along, across = _beta.cosine_variance(k, self.dim), _beta.tangent_variance(k, self.dim)
         return CovarianceEigenvalues(
-            along.expand(self.batch_shape), across.expand(self.batch_shape)
+            _beta.cosine_variance(k, self.dim), _beta.tangent_variance(k, self.dim)
         )

@@ -24,7 +24,10 @@ from vmfdist._cache import static
 from vmfdist._draw import draw
 from vmfdist._validation import (
     broadcast_shapes,
+    check_nonnegative,
     check_on_sphere,
+    expanded_shape,
+    fitting,
     require_float,
     set_validation,
     validate_value,
@@ -46,6 +49,25 @@ def _as_concentration(concentration: Tensor | float, loc: Tensor) -> Tensor:
         return torch.full((), float(concentration), dtype=loc.dtype, device=loc.device)
     kind = getattr(concentration, "dtype", type(concentration).__name__)
     raise TypeError(f"concentration must be a real tensor or a Python number, got {kind}")
+
+
+def _as_parameters(
+    loc: Tensor, concentration: Tensor | float, validate: bool
+) -> tuple[Tensor, Tensor]:
+    """Both parameters as tensors of one dtype, checked each on its own."""
+    if not isinstance(loc, Tensor):
+        raise TypeError(f"loc must be a tensor of unit vectors, got {type(loc).__name__}")
+    require_float("loc", loc)
+    if loc.dim() < 1 or loc.shape[-1] < 2:
+        raise ValueError(
+            "loc must hold unit vectors with at least two entries along its last dimension, "
+            f"got shape {tuple(loc.shape)}"
+        )
+    concentration = _as_concentration(concentration, loc)
+    if validate:
+        check_on_sphere("loc", loc)
+        check_nonnegative("concentration", concentration)
+    return loc, concentration
 
 
 class CovarianceEigenvalues(NamedTuple):
@@ -73,22 +95,13 @@ class RotationallySymmetric(TorchDistribution):
     support = constraints.sphere
     has_rsample = True
 
-    loc: Tensor
-    concentration: Tensor
-    _given: tuple[Tensor, Tensor]  # loc and concentration before they were expanded
+    _given: tuple[Tensor, Tensor]  # loc and concentration before they are expanded
 
     def __init__(
         self, loc: Tensor, concentration: Tensor | float, validate_args: bool | None = None
     ) -> None:
-        if not isinstance(loc, Tensor):
-            raise TypeError(f"loc must be a tensor of unit vectors, got {type(loc).__name__}")
-        require_float("loc", loc)
-        if loc.dim() < 1 or loc.shape[-1] < 2:
-            raise ValueError(
-                "loc must hold unit vectors with at least two entries along its last dimension, "
-                f"got shape {tuple(loc.shape)}"
-            )
-        concentration = _as_concentration(concentration, loc)
+        validate = self._validate_args if validate_args is None else validate_args
+        self._given = loc, concentration = _as_parameters(loc, concentration, validate)
         try:
             batch_shape = broadcast_shapes(loc.shape[:-1], concentration.shape)
         except RuntimeError as error:
@@ -97,19 +110,39 @@ class RotationallySymmetric(TorchDistribution):
                 f"{tuple(concentration.shape)} do not broadcast: concentration must fit "
                 f"{tuple(loc.shape[:-1])}, the shape of loc without its last dimension"
             ) from error
-        self._given = loc, concentration
-        self.loc = loc.expand(batch_shape + loc.shape[-1:])
-        self.concentration = concentration.expand(batch_shape)
-        if self._validate_args if validate_args is None else validate_args:
-            check_on_sphere("loc", loc)
-            if not torch._is_all_true(concentration >= 0):
-                raise ValueError(
-                    "concentration must be nonnegative, got values between "
-                    f"{concentration.min().item():.9g} and {concentration.max().item():.9g}"
-                )
         # The constraints are checked above, with messages that say what to do.
         super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
         set_validation(self, validate_args)
+
+    @property
+    def loc(self) -> Tensor:
+        """The mean direction. One that is assigned is checked, and all else follows it."""
+        return self._given[0].expand(self.batch_shape + self.event_shape)
+
+    @loc.setter
+    def loc(self, loc: Tensor) -> None:
+        loc, concentration = _as_parameters(loc, self._given[1], self._validate_args)
+        fitting("loc", loc, self.batch_shape + self.event_shape)
+        self._given = loc, concentration
+
+    @property
+    def concentration(self) -> Tensor:
+        """The concentration. One that is assigned is checked, and all else follows it."""
+        return self._given[1].expand(self.batch_shape)
+
+    @concentration.setter
+    def concentration(self, concentration: Tensor | float) -> None:
+        loc, concentration = _as_parameters(self._given[0], concentration, self._validate_args)
+        fitting("concentration", concentration, self.batch_shape)
+        self._given = loc, concentration
+
+    def __repr__(self) -> str:
+        # torch looks for the parameters among the attributes of the instance.
+        shown = (
+            f"{name}: {x if x.numel() == 1 else x.size()}"
+            for name, x in (("loc", self.loc), ("concentration", self.concentration))
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @staticmethod
     def infer_shapes(  # type: ignore[override]  # static, as Pyro's own are
@@ -122,10 +155,8 @@ class RotationallySymmetric(TorchDistribution):
     def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
         """The same law with a larger batch shape, sharing memory with this one."""
         new = self._get_checked_instance(RotationallySymmetric, _instance)
-        batch_shape = torch.Size(batch_shape)
         new._given = self._given
-        new.loc = self.loc.expand(batch_shape + self.event_shape)
-        new.concentration = self.concentration.expand(batch_shape)
+        batch_shape = expanded_shape(self.batch_shape, batch_shape)
         super(RotationallySymmetric, new).__init__(
             batch_shape, self.event_shape, validate_args=False
         )
@@ -156,14 +187,20 @@ class RotationallySymmetric(TorchDistribution):
         Returns:
             Unit vectors of shape ``sample_shape + batch_shape + (d,)``.
         """
+        loc, concentration = self._given
         shape = self._extended_shape(sample_shape)
-        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        return draw(noise, *self._given, self._cosine._transport)
+        noise = torch.randn(shape, dtype=loc.dtype, device=loc.device)
+        return draw(noise, loc, concentration, self._cosine._transport)
 
     @property
     def cosine(self) -> CosineLaw:
         """The law of the cosine <x, loc>, a univariate distribution on [-1, 1]."""
-        return self._cosine(self._given[1], self.dim, validate_args=False).expand(self.batch_shape)
+        return self._given_cosine.expand(self.batch_shape)
+
+    @property
+    def _given_cosine(self) -> CosineLaw:
+        """That of the concentration before it is expanded: moments are formed of it once."""
+        return self._cosine(self._given[1], self.dim, validate_args=False)
 
     def mass_cone(self, p: Tensor | float) -> Tensor:
         r"""Half-angle, in radians, of the cone around ``loc`` that holds the mass ``p``.
@@ -178,28 +215,45 @@ class RotationallySymmetric(TorchDistribution):
         Raises:
             ValueError: under ``validate_args``, if a probability is outside [0, 1].
         """
-        return mass_cone(self.cosine, p, self._validate_args)
+        angle = mass_cone(self._given_cosine, p, self._validate_args)
+        return angle.expand(broadcast_shapes(angle.shape, self.batch_shape))
 
     @property
     def mean_resultant_length(self) -> Tensor:
         """Length of the mean, the mean of the cosine, from 0 to 1."""
-        return self.cosine.mean
+        return self._given_cosine.mean.expand(self.batch_shape)
 
     @property
     def mean(self) -> Tensor:
         """The mean in the ambient space, ``loc`` times the mean resultant length."""
-        return self.loc * self.mean_resultant_length.unsqueeze(-1)
+        loc, _ = self._given
+        mean = loc * self._given_cosine.mean.unsqueeze(-1)
+        return mean.expand(self.batch_shape + self.event_shape)
 
     @property
     def covariance_eigenvalues(self) -> CovarianceEigenvalues:
-        """The variance along ``loc``, and that along every direction perpendicular to it."""
+        """The variance along ``loc``, and that along every direction perpendicular to it.
+
+        At concentration 0 both are 1/d.
+        """
+        along, across = self._eigenvalues()
+        return CovarianceEigenvalues(
+            along.expand(self.batch_shape), across.expand(self.batch_shape)
+        )
+
+    def _eigenvalues(self) -> CovarianceEigenvalues:
+        """Those of the concentration before it is expanded."""
         raise NotImplementedError
 
     @property
     def variance(self) -> Tensor:
         """Variance of each coordinate, the diagonal of :attr:`covariance_matrix`."""
-        along, across = (x.unsqueeze(-1) for x in self.covariance_eigenvalues)
-        return along * self.loc.square() + across * ((1 - self.loc) * (1 + self.loc))
+        return self._variance().expand(self.batch_shape + self.event_shape)
+
+    def _variance(self) -> Tensor:
+        loc, _ = self._given
+        along, across = (x.unsqueeze(-1) for x in self._eigenvalues())
+        return along * loc.square() + across * ((1 - loc) * (1 + loc))
 
     @property
     def covariance_matrix(self) -> Tensor:
@@ -208,17 +262,23 @@ class RotationallySymmetric(TorchDistribution):
         With the :attr:`covariance_eigenvalues` it is :math:`\mathrm{along}\, \mu\mu^T +
         \mathrm{across}\, (1 - \mu\mu^T)`; in high dimension these two numbers say as much.
         """
-        along, across = self.covariance_eigenvalues
-        outer = self.loc.unsqueeze(-1) * self.loc.unsqueeze(-2)
+        loc, _ = self._given
+        along, across = self._eigenvalues()
+        outer = loc.unsqueeze(-1) * loc.unsqueeze(-2)
         matrix = (along - across).unsqueeze(-1).unsqueeze(-1) * outer
         # The diagonal without the difference, of which nothing may be left.
-        return matrix.diagonal_scatter(self.variance, dim1=-2, dim2=-1)
+        matrix = matrix.diagonal_scatter(self._variance(), dim1=-2, dim2=-1)
+        return matrix.expand(self.batch_shape + self.event_shape * 2)
 
     def _half_squared_chord(self, value: Tensor) -> Tensor:
         """1 - <value, loc> = |value - loc|^2 / 2, which keeps its digits where the two are near."""
         if self._validate_args:
             self._validate_sample(value)
-        return (value - self.loc).square().sum(-1) / 2
+        return (value - self._given[0]).square().sum(-1) / 2
+
+    def _expanded(self, result: Tensor, value: Tensor) -> Tensor:
+        """What was computed with the parameters as given, in the shape that it should have."""
+        return result.expand(broadcast_shapes(value.shape[:-1], self.batch_shape))
 
     def _validate_sample(self, value: Tensor) -> None:
         validate_value(value, self.batch_shape, self.dim)

@@ -255,7 +255,7 @@ class VonMisesFisher(RotationallySymmetric):
         # The largest finite number stands for an infinite concentration: no infinity times 0.
         _, k = self._given
         k = k.clamp(max=torch.finfo(k.dtype).max)
-        return _radial.log_density_at_mode(k, self.dim) - k * chord
+        return self._expanded(_radial.log_density_at_mode(k, self.dim) - k * chord, value)
 
     def entropy(self) -> Tensor:
         """Differential entropy with respect to the surface measure."""
@@ -275,7 +275,7 @@ class VonMisesFisher(RotationallySymmetric):
     @property
     def mean_resultant_length(self) -> Tensor:
         r"""Length of the mean, :math:`A = I_{d/2}(\kappa) / I_{d/2-1}(\kappa)`, from 0 to 1."""
-        return _radial.mean_resultant_length(self.concentration, self.dim)
+        return super().mean_resultant_length
 
     @property
     def covariance_eigenvalues(self) -> CovarianceEigenvalues:
@@ -283,11 +283,13 @@ class VonMisesFisher(RotationallySymmetric):
 
         At concentration 0 both are 1/d.
         """
+        return super().covariance_eigenvalues
+
+    def _eigenvalues(self) -> CovarianceEigenvalues:
         k, dim = self._given[1], self.dim
-        across = _radial.tangent_variance(k, dim)
-        along = _radial.mean_resultant_length_derivative(k, dim)
-        shape = self.batch_shape
-        return CovarianceEigenvalues(along.expand(shape), across.expand(shape))
+        return CovarianceEigenvalues(
+            _radial.mean_resultant_length_derivative(k, dim), _radial.tangent_variance(k, dim)
+        )
 
     def conjugate_update(self, other: VonMisesFisher) -> tuple[Self, Tensor]:
         r"""The normalised product of two von Mises-Fisher densities on one sphere.
