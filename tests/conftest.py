@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pyro
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from isolation import isolated
 
 settings.register_profile(
     "vmfdist",
@@ -19,18 +20,10 @@ settings.load_profile("vmfdist")
 
 
 @pytest.fixture(autouse=True)
-def reproducible() -> Iterator[None]:
-    """A fixed seed, an empty parameter store, and one thread, each test on its own.
-
-    Operations of a few thousand elements lose more to threads than they gain.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    pyro.set_rng_seed(20180)
-    pyro.clear_param_store()
-    yield
-    pyro.clear_param_store()
-    torch.set_num_threads(threads)
+def isolation() -> Iterator[None]:
+    """Each test starts alike, whatever the ones before have done."""
+    with isolated():
+        yield
 
 
 @pytest.fixture(

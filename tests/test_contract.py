@@ -6,7 +6,6 @@ import copy
 import io
 import math
 import pickle
-from collections.abc import Iterator
 
 import numpy as np
 import pyro.distributions as dist
@@ -34,13 +33,6 @@ cases_with_batch = pytest.mark.parametrize(
 
 def parameters(law: Distribution) -> dict[str, Tensor]:
     return {name: getattr(law, name) for name in law.arg_constraints}
-
-
-@pytest.fixture
-def default_validation() -> Iterator[None]:
-    before = Distribution._validate_args
-    yield
-    Distribution.set_default_validate_args(before)
 
 
 # Shapes, dtype, device
@@ -507,7 +499,6 @@ def test_values_are_checked(case: Case, dtype: torch.dtype) -> None:
 
 
 @every_case
-@pytest.mark.usefixtures("default_validation")
 def test_validation_can_be_switched_off(case: Case) -> None:
     off_sphere = torch.full((case.dim,), 2.0, dtype=torch.float64)
     assert case.build(validate_args=False).log_prob(off_sphere).shape == case.batch_shape
