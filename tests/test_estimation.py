@@ -664,9 +664,39 @@ def test_samples_that_cannot_be_compared() -> None:
         estimation.mean_direction_test(torch.eye(3)[:1], torch.eye(3)[1:2])
 
 
-def test_checks_follow_those_of_torch() -> None:
+@pytest.fixture
+def unchecked() -> None:
+    """No validation; conftest.py switches it on again."""
     torch.distributions.Distribution.set_default_validate_args(False)
-    try:
-        assert estimation.rayleigh_test(2 * torch.eye(3)).statistic > 0
-    finally:
-        torch.distributions.Distribution.set_default_validate_args(True)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_checks_follow_those_of_torch() -> None:
+    assert estimation.rayleigh_test(2 * torch.eye(3)).statistic > 0
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("n", [1, 2, 20])
+@pytest.mark.parametrize("dim", [2, 3, 64])
+def test_unchecked_data_that_are_no_numbers_make_nan(
+    dim: int, n: int, bad: float, dtype: torch.dtype
+) -> None:
+    good = directions(n, dim, seed=2, dtype=dtype)
+    spoilt = good.clone()
+    spoilt[0, 1] = bad
+    samples = torch.stack([good, spoilt])
+    other = directions(4, dim, seed=3, dtype=dtype)
+    weights = torch.ones(2, n, dtype=dtype)
+    weights[1, 0] = math.nan
+    for result in (
+        VonMisesFisher.fit(samples).concentration,
+        VonMisesFisher.fit(samples, bias_corrected=True).concentration,
+        VonMisesFisher.fit(good, weights, bias_corrected=True).concentration,
+        estimation.confidence_cone(samples),
+        *estimation.rayleigh_test(samples),
+        *estimation.mean_direction_test(samples, other),
+        *estimation.mean_direction_test(other, samples),
+    ):
+        # the good sample beside it as ever
+        assert result.isnan().tolist() == [False, True]

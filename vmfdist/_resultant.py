@@ -139,9 +139,9 @@ def marginal_concentration(dim: int, *samples: Resultant) -> Tensor:
     complements = torch.stack(torch.broadcast_tensors(*(x.complement for x in samples)), -1)
     sums, n = totals * lengths, totals.sum(-1)
     point = (complements <= 0).all(-1)
-    above_uniform = sums.square().sum(-1) > n
-    # Elsewhere take some numbers that can be solved for, so that gradients there are finite.
-    solvable = (above_uniform & ~point).unsqueeze(-1)
+    uniform = sums.square().sum(-1) <= n
+    # There take some numbers that can be solved for, so that gradients are finite; NaN stays NaN.
+    solvable = (uniform | point).logical_not().unsqueeze(-1)
     totals = torch.where(solvable, totals, 4.0)
     sums, lost = torch.where(solvable, sums, 3.0), torch.where(solvable, totals * complements, 1.0)
     n = totals.sum(-1)
@@ -173,7 +173,7 @@ def marginal_concentration(dim: int, *samples: Resultant) -> Tensor:
     # Each further step adds an order to the derivatives that are right; third ones are refused.
     for _ in range(2):
         k = k + excess(k)[0] / divisor
-    return torch.where(above_uniform, torch.where(point, math.inf, k), 0.0)
+    return torch.where(uniform, 0.0, torch.where(point, math.inf, k))
 
 
 # --------------------------------------------------------------------------------------------------

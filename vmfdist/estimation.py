@@ -220,11 +220,11 @@ def confidence_cone(samples: Tensor, level: float = 0.95) -> Tensor:
     data = resultant(samples)
     k = marginal_concentration(dim, data)
     if n == 1:
-        return torch.full_like(k, math.pi, dtype=samples.dtype)
+        return torch.where(k.isnan(), k, math.pi).to(samples.dtype)
     t = _f_law(n - 1, dim, like=k).one_minus_isf(k.new_full((), float(level)))
     f = (n - 1) * t / (2 - t)
     scale = 2 * k * (n * data.length)
-    one_minus_cos = torch.where(scale > 0, (dim - 1) * f / scale, 2.0).clamp(max=2.0)
+    one_minus_cos = torch.where(scale <= 0, 2.0, (dim - 1) * f / scale).clamp(max=2.0)
     return (2 * torch.asin(torch.sqrt(one_minus_cos / 2))).to(samples.dtype)
 
 
@@ -325,7 +325,7 @@ def mean_direction_test(a: Tensor, b: Tensor) -> TestResult:
     first, second = resultant(a), resultant(b)
     k = marginal_concentration(dim, first, second)
     between = _length_lost(first, second)
-    f = torch.where(between > 0, 2 * k * between / (dim - 1), 0.0)  # no infinity times 0
+    f = torch.where(between <= 0, 0.0, 2 * k * between / (dim - 1))  # no infinity times 0
     share = 1 / (1 + (n - 2) / f)
     p_value = _f_law(n - 2, dim, like=f).cdf(one_minus_value=2 * share)
     dtype = torch.promote_types(a.dtype, b.dtype)
