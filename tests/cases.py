@@ -6,6 +6,7 @@ direction and a concentration with one call of ``_rotational``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -106,6 +107,28 @@ CASES = [
 
 def cases_of_dim(*dims: int) -> list[Any]:
     return [param for param in CASES if param.values[0].dim in dims]
+
+
+def _nested(**options: Any) -> Tensor:
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(4)], **options)
+
+
+_NOT_DENSE: dict[str, tuple[Callable[[], Tensor], str]] = {
+    "coo": (lambda: torch.eye(4).to_sparse(), r"layout torch.sparse_coo.*{}\.to_dense\(\)"),
+    "csr": (lambda: torch.eye(4).to_sparse_csr(), r"layout torch.sparse_csr.*{}\.to_dense\(\)"),
+    "bsr": (lambda: torch.eye(4).to_sparse_bsr(2), r"layout torch.sparse_bsr.*{}\.to_dense\(\)"),
+    "nested": (_nested, "rows of one length, got a nested tensor"),
+    "jagged": (lambda: _nested(layout=torch.jagged), "rows of one length, got a nested tensor"),
+}
+not_dense_kinds = pytest.mark.parametrize("kind", _NOT_DENSE)
+
+
+def not_dense(kind: str, name: str) -> tuple[Tensor, str]:
+    """A tensor that is no array, and what the error about an argument of that name must say."""
+    build, words = _NOT_DENSE[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, that these are young
+        return build(), rf"^{name} must be dense, .*{words.format(name)}"
 
 
 # --------------------------------------------------------------------------------------------------

@@ -15,13 +15,13 @@ import mpmath as mp
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import sparse, stats
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cases import BOUND, FAILURE_RATE, assert_mean, directions
+from cases import BOUND, FAILURE_RATE, assert_mean, directions, not_dense, not_dense_kinds
 from reference import log_sphere_area, radial
 from vmfdist import VonMisesFisher, mixture
 from vmfdist.mixture import VonMisesFisherMixture
@@ -563,6 +563,44 @@ def test_tensors_of_a_wrong_type(half: torch.dtype) -> None:
         VonMisesFisherMixture().fit(torch.eye(3).to(half))
 
 
+@not_dense_kinds
+def test_sparse_and_nested_tensors(kind: str) -> None:
+    X, words = not_dense(kind, "X")
+    with pytest.raises(TypeError, match=words):
+        VonMisesFisherMixture().fit(X)
+    with pytest.raises(TypeError, match=words):
+        fitted(torch.eye(4)).predict(X)
+
+
+def test_rows_that_are_no_real_numbers() -> None:
+    with pytest.raises(TypeError, match=r"X must be real, float32 or float64, got complex64$"):
+        VonMisesFisherMixture().fit(torch.eye(3) * 1j)
+    with pytest.raises(ValueError, match="Complex data not supported"):
+        VonMisesFisherMixture().fit(np.eye(3) * 1j)
+    with pytest.raises(TypeError, match=r"dense data is required.*\.toarray\(\)"):
+        VonMisesFisherMixture().fit(sparse.csr_array(np.eye(3)))
+
+
+class Frame:
+    """What a table of another library looks like: it can be made an array."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.values.astype(dtype or self.values.dtype)
+
+
+def test_what_can_be_made_an_array_is_taken() -> None:
+    X = clusters(*OVERLAPPING["sphere"]).numpy()
+    expected = fitted(X, 3)
+    for like in (Frame(X), X.tolist(), list(X), X.astype(object)):
+        assert np.array_equal(fitted(like, 3).mean_directions_, expected.mean_directions_)
+        assert np.array_equal(expected.predict(like), expected.predict(X))
+    counts = np.array([[3, 0, 4], [0, 2, 2], [1, 1, 0]])  # of words
+    assert np.array_equal(fitted(counts).mean_directions_, fitted(counts * 1.0).mean_directions_)
+
+
 def test_features_must_agree() -> None:
     model = fitted(torch.eye(3))
     assert model.n_features_in_ == 3
@@ -581,7 +619,11 @@ def test_too_few_rows() -> None:
     [
         ({"n_components": 0}, ValueError),
         ({"n_components": 2.0}, TypeError),
+        ({"n_components": True}, TypeError),
+        ({"max_iter": True}, TypeError),
         ({"tol": -1.0}, ValueError),
+        ({"tol": math.nan}, ValueError),
+        ({"tol": True}, TypeError),
         ({"tol": "small"}, TypeError),
         ({"max_iter": 0}, ValueError),
         ({"n_init": 0}, ValueError),
@@ -597,6 +639,53 @@ def test_bad_options(options: dict[str, Any], error: type[Exception]) -> None:
         VonMisesFisherMixture(**options).fit(torch.eye(3))
 
 
+class Interrupted(Exception):
+    """Stands for the user's Ctrl-C."""
+
+
+@pytest.mark.parametrize(
+    ("X", "options", "error"),
+    [
+        pytest.param(torch.eye(4) * torch.tensor([1.0, 0, 1, 1]), {}, ValueError, id="zero"),
+        pytest.param(torch.eye(4), {"n_components": 9}, ValueError, id="components"),
+        pytest.param(torch.eye(4), {"random_state": "seed"}, ValueError, id="seed"),
+        pytest.param(torch.eye(4), {"tol": math.nan}, ValueError, id="tol"),
+        pytest.param(torch.eye(4), {}, Interrupted, id="interrupted"),
+    ],
+)
+def test_a_refit_that_fails_changes_nothing(
+    X: Tensor, options: dict[str, Any], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fitted(torch.eye(3))
+    before = {name: value for name, value in vars(model).items() if name.endswith("_")}
+    assert len(before) == 7
+    if error is Interrupted:
+        calls = iter(range(3))
+
+        def expect(*arguments: Any) -> Any:
+            if next(calls) == 2:
+                raise Interrupted
+            return original(*arguments)
+
+        original = mixture._expect
+        monkeypatch.setattr(mixture, "_expect", expect)
+        options = {"tol": 0, "n_components": 2}
+    model.set_params(**options)
+    with pytest.raises(error):
+        model.fit(X)
+    after = {name: value for name, value in vars(model).items() if name.endswith("_")}
+    assert after.keys() == before.keys()
+    assert all(after[name] is before[name] for name in before)
+
+
+def test_a_refit_forgets_the_names_of_features() -> None:
+    model = fitted(torch.eye(3))
+    model.feature_names_in_ = np.array(["a", "b", "c"], dtype=object)  # as of a table
+    model.fit(torch.eye(4))
+    assert not hasattr(model, "feature_names_in_")
+    assert model.n_features_in_ == model.mean_directions_.shape[1] == 4
+
+
 def test_before_fitting() -> None:
     model = VonMisesFisherMixture()
     with pytest.raises(NotFittedError, match="not fitted yet"):
@@ -605,6 +694,8 @@ def test_before_fitting() -> None:
         model.sample()
     with pytest.raises(ValueError, match="n_samples"):
         fitted(torch.eye(3)).sample(0)
+    with pytest.raises(TypeError, match="n_samples must be a number, not bool"):
+        fitted(torch.eye(3)).sample(True)
 
 
 # scikit-learn

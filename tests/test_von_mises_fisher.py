@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import VonMises
 from torch.nn.functional import normalize
 
-from cases import directions
+from cases import directions, not_dense, not_dense_kinds
 from reference import radial
 from strategies import (
     ENDS,
@@ -325,9 +325,17 @@ def test_half_precision_loc_is_refused(half: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("loc", "words"),
     [
-        pytest.param(torch.tensor([1, 0]), r"loc .*float32 or float64.*int64", id="integer"),
-        pytest.param(torch.tensor([True, False]), r"loc .*float32.*bool", id="bool"),
-        pytest.param(torch.tensor([1j, 0]), r"loc .*float32.*complex64", id="complex"),
+        pytest.param(
+            torch.tensor([1, 0]),
+            r"^loc must be float32 or float64, got int64: convert it, .*loc\.float\(\)$",
+            id="integer",
+        ),
+        pytest.param(torch.tensor([True, False]), r"loc .*float32.*bool: convert it", id="bool"),
+        pytest.param(
+            torch.tensor([1j, 0]),
+            r"^loc must be real, float32 or float64, got complex64$",
+            id="complex",
+        ),
         pytest.param([1.0, 0.0], r"loc must be a tensor.*list", id="list"),
         pytest.param(1.0, r"loc must be a tensor.*float", id="number"),
     ],
@@ -335,6 +343,19 @@ def test_half_precision_loc_is_refused(half: torch.dtype) -> None:
 def test_loc_of_a_wrong_type(loc: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         VonMisesFisher(loc, 1.0)
+
+
+@not_dense_kinds
+def test_sparse_and_nested_tensors(kind: str) -> None:
+    loc, words = not_dense(kind, "loc")
+    with pytest.raises(TypeError, match=words):
+        VonMisesFisher(loc, 1.0)
+    concentration, words = not_dense(kind, "concentration")
+    with pytest.raises(TypeError, match=words):
+        VonMisesFisher(LOC, concentration)
+    value, words = not_dense(kind, "value")
+    with pytest.raises(TypeError, match=words):
+        VonMisesFisher(LOC, 1.0).log_prob(value)
 
 
 @pytest.mark.parametrize(

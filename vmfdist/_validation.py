@@ -20,6 +20,7 @@ __all__ = [
     "check_on_sphere",
     "expanded_shape",
     "fitting",
+    "require_dense",
     "require_float",
     "set_validation",
     "validate_value",
@@ -38,10 +39,32 @@ def check_dim(dim: int) -> int:
     return int(dim)
 
 
-def require_float(name: str, x: Tensor) -> None:
+def require_dense(name: str, x: Tensor) -> None:
+    """Raises unless ``x`` is one array of numbers, neither sparse nor nested."""
+    if x.is_nested:
+        raise TypeError(
+            f"{name} must be dense, with rows of one length, got a nested tensor: take its parts "
+            "one by one, or pad them"
+        )
+    if x.layout != torch.strided:
+        raise TypeError(
+            f"{name} must be dense, got layout {x.layout}: convert it with {name}.to_dense()"
+        )
+
+
+def require_float(name: str, x: Tensor, *, unit: bool = True) -> None:
+    """Raises unless ``x``, of unit vectors if so told, is dense and float32 or float64."""
+    require_dense(name, x)
     if x.dtype in (torch.float32, torch.float64):
         return
     dtype = str(x.dtype).removeprefix("torch.")
+    if x.is_complex():
+        raise TypeError(f"{name} must be real, float32 or float64, got {dtype}")
+    if not (unit and x.is_floating_point()):
+        raise TypeError(
+            f"{name} must be float32 or float64, got {dtype}: convert it, for instance with "
+            f"{name}.float()"
+        )
     raise TypeError(
         f"{name} must be float32 or float64, got {dtype}. A direction in a lower precision is off "
         f"the sphere: convert first and normalise then, for instance "

@@ -28,6 +28,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from copy import copy
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
@@ -38,6 +39,7 @@ from torch import Tensor
 from vmfdist import _radial
 from vmfdist._draw import draw
 from vmfdist._transport import to_von_mises_fisher
+from vmfdist._validation import require_float
 
 try:
     import numpy as np
@@ -166,6 +168,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Estimates the mixture by EM, from ``n_init`` starts.
 
+        A fit that fails or is interrupted changes nothing.
+
         Memory beside the data: some tens of MB, whatever the number of rows.
 
         Args:
@@ -180,11 +184,14 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             ValueError: if a row holds NaN or infinity, is 0, or is not a unit vector although
                 ``normalize`` is False; if there are fewer rows than components, or than 2; if
                 d < 2; if an argument of the constructor is out of its range.
-            TypeError: if a tensor is not float32 or float64, or an argument of the constructor of
-                a wrong type.
+            TypeError: if a tensor is sparse or nested, or not float32 or float64; if an argument of
+                the constructor is of a wrong type.
         """
         self._check_arguments()
-        rows = self._rows(X, fitting=True)
+        # What is found belongs to a copy until all of it is there: a fit that fails or is
+        # interrupted leaves what the one before has found.
+        fitted = copy(self)
+        rows = fitted._rows(X, fitting=True)
         if len(rows) < self.n_components:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
@@ -192,12 +199,13 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             )
         random = check_random_state(self.random_state)
         best = max((self._run(rows, random, start) for start in range(self.n_init)), key=_Run.merit)
-        self.weights_, self.mean_directions_, self.concentrations_ = map(
+        fitted.weights_, fitted.mean_directions_, fitted.concentrations_ = map(
             rows.like_given, best.mixture
         )
-        self.converged_ = best.converged
-        self.n_iter_ = best.n_iter
-        self.lower_bound_ = best.lower_bound
+        fitted.converged_ = best.converged
+        fitted.n_iter_ = best.n_iter
+        fitted.lower_bound_ = best.lower_bound
+        self.__dict__ = fitted.__dict__
         self._warn(best)
         return self
 
@@ -251,7 +259,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             The draws of shape (n_samples, d) in float64, and their components (n_samples,).
         """
         check_is_fitted(self)
-        check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        _check_number(n_samples, "n_samples", Integral, 1)
         weights, directions, concentrations = self._parameters()
         random = check_random_state(self.random_state)
         counts = random.multinomial(n_samples, weights.cpu().numpy())
@@ -267,20 +275,15 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
 
     def _check_arguments(self) -> None:
         for name in ("n_components", "max_iter", "n_init", "verbose_interval"):
-            check_scalar(getattr(self, name), name, Integral, min_val=1)
-        check_scalar(self.tol, "tol", Real, min_val=0)
+            _check_number(getattr(self, name), name, Integral, 1)
+        _check_number(self.tol, "tol", Real, 0)
         check_scalar(self.verbose, "verbose", Integral, min_val=0)
         check_scalar(self.normalize, "normalize", (bool, np.bool_))
 
     def _rows(self, X: Any, *, fitting: bool = False) -> _Rows:
         least = {"ensure_min_samples": 2, "ensure_min_features": 2} if fitting else {}
         if isinstance(X, Tensor):
-            if X.dtype not in _MAX_CONCENTRATION:
-                dtype = str(X.dtype).removeprefix("torch.")
-                raise TypeError(
-                    f"X must be float32 or float64, got {dtype}: convert it, for instance with "
-                    "X.float()"
-                )
+            require_float("X", X, unit=False)
             if X.dim() != 2:
                 raise ValueError(f"X must have the shape (n_samples, d), got {tuple(X.shape)}")
             # scikit-learn's checks of shapes, with its messages, on an array without memory.
@@ -380,6 +383,15 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             )
         for message in messages:
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+
+def _check_number(value: Any, name: str, kind: type, least: int) -> None:
+    """scikit-learn's check, which takes truth values and NaN for numbers."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not bool")
+    check_scalar(value, name, kind, min_val=least)
+    if math.isnan(value):
+        raise ValueError(f"{name} == nan, must be >= {least}.")
 
 
 class _Mixture(NamedTuple):

@@ -28,6 +28,7 @@ from vmfdist._validation import (
     check_on_sphere,
     expanded_shape,
     fitting,
+    require_dense,
     require_float,
     set_validation,
     validate_value,
@@ -44,6 +45,7 @@ __all__ = [
 def _as_concentration(concentration: Tensor | float, loc: Tensor) -> Tensor:
     """The concentration in the dtype of ``loc``; a number without a copy from the host."""
     if isinstance(concentration, Tensor) and not concentration.is_complex():
+        require_dense("concentration", concentration)
         return concentration.to(loc.dtype)
     if isinstance(concentration, Real):
         return torch.full((), float(concentration), dtype=loc.dtype, device=loc.device)
