@@ -170,8 +170,8 @@ def marginal_concentration(dim: int, *samples: Resultant) -> Tensor:
             value, image = excess(k)
             k = torch.minimum((k + value / decrease(k, image)).clamp(min=0), largest)
         divisor = decrease(k, excess(k)[1])
-    # Each further step adds an order to the derivatives that are right; third ones are refused.
-    for _ in range(2):
+    # Each further step adds an order to the derivatives that are right; fourth ones are refused.
+    for _ in range(3):
         k = k + excess(k)[0] / divisor
     return torch.where(uniform, 0.0, torch.where(point, math.inf, k))
 
