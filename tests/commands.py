@@ -1,9 +1,11 @@
 # What the tests of the examples ask of their command lines: bad options end in argparse's exit code
-# 2, bad data in exit code 2 and one line, and the help names every option.
+# 2, bad data in exit code 2 and one line, and the help names every option; and a disk that is full.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import resource
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
@@ -42,3 +44,14 @@ def assert_help_names(main: Main, options: Iterable[str], capsys: Capture) -> No
     output = capsys.readouterr().out
     for option in options:
         assert f"--{option} " in output
+
+
+@contextmanager
+def no_more_than(size: int) -> Iterator[None]:
+    """No file can grow beyond so many bytes: what a disk does that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

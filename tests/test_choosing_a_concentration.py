@@ -39,9 +39,11 @@ def test_published_figures() -> None:
 
 def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figure = tmp_path / "figure.png"
-    assert script.main(["--dim", "3", "--dim", "50", "--output", str(figure)]) == 0
+    dims = ["--dim", "3", "--dim", "50", "--dim", "3"]  # once each
+    assert script.main([*dims, "--output", str(figure)]) == 0
     output, bars = capsys.readouterr()
     assert [line.split()[0] for line in output.splitlines()[4:6]] == ["3", "50"]
+    assert output.splitlines()[6].startswith("---")
     assert "82.24  (0.74)" in output  # 50 dimensions, 20 nats
     assert "100%" in bars
     assert figure.read_bytes().startswith(PNG)
@@ -51,7 +53,7 @@ def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("options", "message"),
     [
         (["--dim", "1"], "argument --dim: expected at least 2 and at most 1000, got 1"),
-        (["--dim", "3"] * 7, "argument --dim: expected at most 6, got 7"),
+        ([f"--dim={dim}" for dim in range(2, 9)], "argument --dim: expected at most 6, got 7"),
         (["--output", "a.gif"], "expected a name in .png, .pdf or .svg, got 'a.gif'"),
     ],
 )

@@ -379,6 +379,20 @@ def test_a_folder_is_read(folder: Path) -> None:
     assert corpus.test[torch.tensor([1])].tolist() == [[0, 0, 0, 1, 3]]
 
 
+def test_a_checkpoint_knows_its_data(
+    few_draws: None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(folder), "--epochs", "1", "--dim", "3", "--law", "vmf"]
+    options += ["--checkpoint", str(folder / "runs"), "--output", str(folder / "a.png")]
+    assert script.main(options) == 0
+    (folder / "train.feat").write_text("1 1:1 2:2\n" * 12 + "2 3:1 4:2 5:1\n" * 10)
+    capsys.readouterr()
+    assert script.main(options) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert "vmf.pt: it was saved with data 20 documents of 5 words " in error
+
+
 DAMAGE = [
     pytest.param("test.feat", None, "expected this file, plain or .gz, found neither", id="gone"),
     pytest.param("test.feat", b"", "expected lines of text, found an empty file", id="empty"),

@@ -294,6 +294,19 @@ def test_run_on_a_folder(
     assert output.read_bytes().startswith(PNG)
 
 
+@pytest.mark.usefixtures("few_draws", "no_figure")
+def test_a_checkpoint_knows_its_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["--data", str(folder), "--law", "vmf", "--epochs", "1", "--checkpoint", str(folder)]
+    assert script.main(run) == 0
+    images = idx(10_003, 28, 28)
+    (folder / IMAGES).write_bytes(images[:16] + images[:15:-1])  # others, as many
+    capsys.readouterr()
+    assert script.main(run) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert "vmf-dim-3.pt: it was saved with data 3 x 784 " in error
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

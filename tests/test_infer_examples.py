@@ -150,8 +150,11 @@ def test_predictive_p_value(load: Callable[[str], ModuleType]) -> None:
 
 def test_data_from_a_file(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
     path = tmp_path / "site.csv"
-    path.write_text("declination,inclination\n10,20\n-30.5,40\n\n350,60\n")
+    text = "10,20\n-30.5,40\n\n350,60\n"
+    path.write_text(f"declination,inclination\n{text}")
     x = load(MEAN).read_data(path)
+    path.write_text(f'\ufeff"declination",inclination\n{text}', encoding="utf-8")
+    assert torch.equal(load(MEAN).read_data(path), x)
     assert x.shape == (3, 3)
     torch.testing.assert_close(x[0, 2].item(), math.sin(math.radians(20)))
 

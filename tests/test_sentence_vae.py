@@ -555,8 +555,38 @@ def test_run_goes_on_from_its_checkpoint(
 
     run(1, tmp_path / "one")
     assert run(2, tmp_path / "one") == run(2, tmp_path / "two")
+    assert run(2, tmp_path / "one") == run(2, tmp_path / "two")  # once more, of the finished run
     assert small.main(["--dim", "3", "--law", "vmf", "--checkpoint", str(tmp_path / "one")]) == 2
     assert "it was saved with dim 4, this run has 3" in capsys.readouterr().err
+
+
+def test_a_checkpoint_knows_its_data(
+    small: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, record = tmp_path / "text.txt", tmp_path / "runs.jsonl"
+    options = ["--data", str(path), "--law", "vmf", "--hidden", "8", "--dim", "3", "--epochs", "1"]
+    options += ["--checkpoint", str(tmp_path / "runs"), "--output", str(tmp_path / "a.png")]
+    options += ["--record", str(record)]
+    path.write_text("yes no\nno yes\n" * 30)
+    assert small.main(options) == 0
+    path.write_text("yes no\nno no\n" * 30)  # as many sentences of as many words
+    capsys.readouterr()
+    assert small.main(options) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert "vmf.pt: it was saved with data " in error
+    assert len(record.read_text().splitlines()) == 1
+
+
+def test_a_law_is_taken_once(
+    small: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "runs.jsonl"
+    laws = ["--law", "vmf:9", "--law", "vmf:9.0", "--law", "vmf:9"]
+    figure = ["--output", str(tmp_path / "a.png"), "--record", str(record), "--epochs", "1"]
+    assert small.main([*laws, *figure]) == 0
+    assert [json.loads(line)["law"] for line in record.read_text().splitlines()] == ["vmf:9"]
+    assert list(rows(capsys.readouterr().out, ("vmf:9",))) == ["vmf:9"]
 
 
 @pytest.mark.parametrize("law", ["vmf:10", "gaussian"])

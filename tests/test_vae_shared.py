@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from _training import (
     Epoch,
     Place,
     Recipe,
+    digest,
     full_weight,
     gradient_step,
     shuffled,
@@ -44,6 +46,7 @@ from _vae import (
     score,
 )
 from cases import BOUND, assert_mean
+from commands import no_more_than
 
 LAWS = ["gaussian", "batch-norm", "vmf", "vmf:7.5", "power-spherical", "power-spherical:20"]
 SPHERICAL = [law for law in LAWS if law.startswith(("vmf", "power"))]
@@ -185,7 +188,7 @@ def test_batch_norm_of_one_example_is_that_of_training() -> None:
     torch.testing.assert_close(together.mean(0), torch.zeros(3).double(), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("law", [*LAWS, "vmf:0", "power-spherical:1e3"])
+@pytest.mark.parametrize("law", [*LAWS, "vmf:0", "vmf:0.1", "power-spherical:1000"])
 def test_laws_are_read(law: str) -> None:
     assert read_law(law) == law
     assert isinstance(make_code(law, 4, 3), Code)
@@ -207,6 +210,19 @@ def test_other_laws_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError) as caught:
         read_law(text)
     assert str(caught.value).endswith(f"a number >= 0; got {text!r}")
+
+
+@pytest.mark.parametrize(
+    ("text", "law"),
+    [("vmf:80.0", "vmf:80"), ("vmf:8e1", "vmf:80"), ("vmf:+80", "vmf:80"), ("vmf:-0", "vmf:0")],
+)
+def test_a_law_has_one_name(text: str, law: str) -> None:
+    assert read_law(text) == law
+
+
+def test_concentrations_beyond_float32_are_refused() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="in float32, got 'vmf:1e39'"):
+        read_law("vmf:1e39")
 
 
 # The bounds
@@ -493,8 +509,77 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: Callable[[bytes
 def test_something_else_than_a_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.pt"
     torch.save(torch.ones(3), checkpoint)
-    with pytest.raises(DataError, match="expected a checkpoint, found"):
+    with pytest.raises(DataError, match=r"expected a checkpoint, found: a Tensor$"):
         trained(1, pictures(30), checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("key", ["settings", "history", "model", "optimizer", "best"])
+def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path, key: str) -> None:
+    checkpoint = tmp_path / "run.pt"
+    trained(1, pictures(30), checkpoint=checkpoint)
+    content = torch.load(checkpoint)
+    torch.save({k: v for k, v in content.items() if k != key}, checkpoint)
+    with pytest.raises(DataError) as caught:
+        trained(2, pictures(30), checkpoint=checkpoint)
+    assert str(caught.value) == f"{checkpoint}: expected a checkpoint, found: one without {key}"
+    for value in (None, 3, [1], {"a": torch.ones(2)}):  # of another kind
+        if key == "best" and value is None:
+            continue  # as before the first epoch
+        torch.save(content | {key: value}, checkpoint)
+        with pytest.raises(DataError) as caught:
+            trained(2, pictures(30), checkpoint=checkpoint)
+        assert str(caught.value).startswith(f"{checkpoint}: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_a_longer_run_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.pt"
+    trained(2, pictures(30), checkpoint=checkpoint)
+    content = checkpoint.read_bytes()
+    with pytest.raises(DataError) as caught:
+        trained(1, pictures(30), checkpoint=checkpoint)
+    assert str(caught.value) == f"{checkpoint}: it holds 2 epochs, this run is to have 1"
+    assert checkpoint.read_bytes() == content
+
+
+def test_a_checkpoint_that_finds_the_disk_full_keeps_the_epoch_before(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.pt"
+
+    class Filling(KilledIn):
+        """Data of a run in whose second epoch the disk fills up."""
+
+        def __getitem__(self, index: Tensor) -> Tensor:
+            self.left -= 1
+            if not self.left:
+                disk.enter_context(no_more_than(1000))
+            return self.data[index]
+
+    with ExitStack() as disk, pytest.raises(DataError) as caught:
+        trained(3, Filling(pictures(30), 7), checkpoint=checkpoint)
+    words = "cannot be written: File too large; epoch 2 is lost, epoch 1 is kept"
+    assert str(caught.value) == f"{checkpoint}: {words}"
+    assert len(torch.load(checkpoint)["history"]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    with no_more_than(1000), pytest.raises(DataError, match="epoch 1 is lost, nothing is kept"):
+        trained(3, pictures(30), checkpoint=tmp_path / "other.pt")
+
+
+def test_data_have_a_name_by_their_content() -> None:
+    x, words = torch.arange(6.0), ("a", "b c")
+    names = [
+        digest(*parts)
+        for parts in (
+            (x, words),
+            (x.reshape(2, 3), words),
+            (x.double(), words),
+            (x.flip(0), words),
+            (x, ("a b", "c")),
+            (x, words, ()),
+            (x[:3], x[3:], words),
+        )
+    ]
+    assert len(set(names)) == len(names)
+    assert digest(x.clone(), list(words)) == names[0]
 
 
 def test_the_weights_of_the_best_epoch_on_the_dev_set_come_back(

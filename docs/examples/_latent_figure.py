@@ -21,6 +21,8 @@ from mpl_toolkits.mplot3d import Axes3D
 from torch import Tensor
 from torch.nn.functional import pad
 
+from _options import save_figure
+
 INK, GREY, PALE = "#222222", "#666666", "#c4c9d1"
 CLASSES = (
     *("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1"),  # 0 to 4
@@ -70,7 +72,7 @@ def draw_figure(path: Path, columns: Sequence[Column]) -> None:
     legend = figure.legend(handles=dots, ncols=len(dots), loc="center", handletextpad=0)
     legend.set_bbox_to_anchor((0.5, level(6.201)))
     legend.set_frame_on(False)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def draw_codes(figure: Figure, cell: SubplotSpec, column: Column) -> Axes:

@@ -1,4 +1,4 @@
-"""What the command lines of the examples share: readers of options, and errors about data."""
+"""What the command lines of the examples share: readers of options, errors about data, files."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import argparse
 import gzip
 import math
 import os
+import sys
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
+from matplotlib.figure import Figure
 
 __all__ = [
     "DataError",
     "add_seed_and_output",
     "add_training_options",
+    "ends_in_one_line",
     "one_thread",
     "prepare_to_write",
     "read_bytes",
@@ -25,7 +30,11 @@ __all__ = [
     "read_lines",
     "read_number",
     "read_whole_number",
+    "save_figure",
+    "writing",
 ]
+
+RESERVE = 2**20  # bytes that have to be free where something is to be written
 
 
 def add_seed_and_output(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +96,15 @@ def read_figure_name(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"expected a name in .png, .pdf or .svg, got {text!r}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!r} does not exist")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
+    target = Path(os.path.realpath(path))  # of a link; a circle of links stays as it is
+    new = not target.exists()
+    try:
+        try_to_write(target)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {error.strerror}") from None
+    finally:
+        if new and target.is_file():
+            target.unlink(missing_ok=True)
     return path
 
 
@@ -104,7 +120,41 @@ def read_device(text: str) -> torch.device:
 
 
 class DataError(ValueError):
-    """A data file is missing, damaged or not what it should be."""
+    """A file is missing, damaged or not what it should be, or cannot be written."""
+
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def ends_in_one_line(program: str) -> Callable[[Main], Main]:
+    """Let a script end in one line and exit code 2 where its data or files are bad."""
+
+    def decorate(main: Main) -> Main:
+        @wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            try:
+                return main(argv)
+            except DataError as error:
+                print(f"{program}: error: {error}", file=sys.stderr)
+                return 2
+
+        return run
+
+    return decorate
+
+
+def try_to_write(path: Path) -> None:
+    """Write to a file and beside it, on the same disk; what the file holds stays as it is.
+
+    Raises:
+        OSError: that cannot be, or less than `RESERVE` bytes are free.
+    """
+    with path.open("ab") as file:
+        if not path.is_file():  # a device has no disk
+            file.write(b"\n")
+    folder = os.path.dirname(os.path.realpath(path))
+    with suppress(PermissionError), TemporaryFile(dir=folder) as file:
+        file.write(bytes(RESERVE))
 
 
 def prepare_to_write(checkpoint: Path | None, record: Path | None) -> None:
@@ -113,13 +163,36 @@ def prepare_to_write(checkpoint: Path | None, record: Path | None) -> None:
     Raises:
         DataError: it cannot.
     """
+    path = checkpoint
     try:
         if checkpoint is not None:
             checkpoint.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=checkpoint) as file:
+                file.write(bytes(RESERVE))
         if record is not None:
-            record.open("a").close()
+            path = record
+            try_to_write(record)
     except OSError as error:
-        raise DataError(f"{error.filename}: cannot be written: {error.strerror}") from error
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def writing(path: Path, lost: str) -> Iterator[None]:
+    """Say what is lost where a file cannot be written after all, since the disk is full by now.
+
+    Raises:
+        DataError: it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}; {lost}") from error
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Write a figure, in the format that the end of its name asks for."""
+    with writing(path, "the figure is lost, what has been printed is not"):
+        figure.savefig(path, dpi=dpi)
 
 
 def read_bytes(path: Path) -> tuple[Path, bytes]:
@@ -144,14 +217,16 @@ def read_bytes(path: Path) -> tuple[Path, bytes]:
 def read_lines(path: Path) -> tuple[Path, list[str]]:
     """Read a file of text in UTF-8, plain or gzipped, as :func:`read_bytes` finds it.
 
+    A byte-order mark in front is none of the text.
+
     Raises:
         DataError: it is missing, empty, unreadable or not text, with the line where that shows.
     """
     path, content = read_bytes(path)
     try:
-        lines = content.decode().splitlines()
+        lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{path}, line {line}: expected text in UTF-8, found other bytes") from None
     if not lines:
         raise DataError(f"{path}: expected lines of text, found an empty file")

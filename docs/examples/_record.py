@@ -15,6 +15,7 @@ import pyro
 import torch
 
 import vmfdist
+from _options import writing
 
 __all__ = ["add_record", "read_records"]
 
@@ -26,6 +27,9 @@ def add_record(path: Path, device: torch.device, **content: Any) -> None:
         path: the file; made if it is not there.
         device: where the run took place.
         content: what was measured, in what JSON can hold.
+
+    Raises:
+        DataError: the file cannot be written.
     """
     line = {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -39,7 +43,7 @@ def add_record(path: Path, device: torch.device, **content: Any) -> None:
         },
         **content,
     }
-    with path.open("a", encoding="utf-8") as file:
+    with writing(path, "the record of this run is lost"), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -13,6 +13,8 @@ the result that it would have had.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import random
@@ -30,13 +32,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from _options import DataError
+from _options import DataError, writing
 from _vae import VAE, Loss, score
 
 __all__ = [
     "Epoch",
     "Place",
     "Recipe",
+    "digest",
     "full_weight",
     "place",
     "set_seed",
@@ -180,8 +183,8 @@ def train(
         The history; that of the process that speaks.
 
     Raises:
-        DataError: there are too few examples, or the checkpoint is damaged or belongs to a run
-            with other settings.
+        DataError: there are too few examples; the checkpoint is damaged, belongs to a run with
+            other settings or a longer one, or cannot be written.
     """
     fewest = vae.code.fewest * where.count
     if len(data) < fewest:
@@ -192,6 +195,10 @@ def train(
     run = Run(vae, optimizer, settings or {})
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint, where.device)
+        if run.epochs > recipe.epochs:
+            raise DataError(
+                f"{checkpoint}: it holds {run.epochs} epochs, this run is to have {recipe.epochs}"
+            )
     start = time.perf_counter() - (run.history[-1].seconds if run.history else 0.0)
     bar = tqdm(
         total=recipe.epochs,
@@ -285,22 +292,61 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
         }
-        torch.save(content, unfinished)
-        unfinished.replace(path)
+        kept = f"epoch {self.epochs - 1} is kept" if self.epochs > 1 else "nothing is kept"
+        with writing(path, f"epoch {self.epochs} is lost, {kept}"):
+            try:
+                with unfinished.open("wb") as file:  # torch alone does not say what is wrong
+                    torch.save(content, file)
+                unfinished.replace(path)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
 
     def load(self, path: Path, device: torch.device) -> None:
         """Go on from a file."""
-        try:
+        with reading(path):
             content = torch.load(path, map_location=device, weights_only=True)
-            settings, history = content["settings"], content["history"]
-        except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]  # some say nothing
-            raise DataError(f"{path}: expected a checkpoint, found: {reason}") from error
+            if not isinstance(content, dict):
+                raise TypeError(f"a {type(content).__name__}")
+            lacking = [key for key in KEYS if key not in content]
+            if lacking:
+                raise KeyError(f"one without {', '.join(lacking)}")
+            settings = dict(content["settings"])
         for key in settings.keys() | self.settings.keys():
             saved, asked = settings.get(key), self.settings.get(key)
             if saved != asked:
                 raise DataError(f"{path}: it was saved with {key} {saved}, this run has {asked}")
-        self.vae.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.history, self.best = [Epoch(*line) for line in history], content["best"]
-        self.epochs = len(self.history)
+        with reading(path):
+            if content["best"] is not None:
+                self.vae.load_state_dict(content["best"])
+            self.vae.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.history = [Epoch(*line) for line in content["history"]]
+        self.epochs, self.best = len(self.history), content["best"]
+
+
+KEYS = ("settings", "history", "model", "optimizer", "best")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say of a file that is no checkpoint of this model what it is, in one line."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        reason = (text or type(error).__name__).splitlines()[0]  # some say nothing
+        raise DataError(f"{path}: expected a checkpoint, found: {reason}") from error
+
+
+def digest(*parts: Tensor | Sequence[str]) -> str:
+    """A short name of data by their content: other data have another one, if as many."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            array = part.cpu().numpy()
+            sha.update(f"{array.dtype} {array.shape} ".encode())
+            sha.update(array.tobytes())
+        else:
+            sha.update(json.dumps(list(part)).encode())
+    return sha.hexdigest()[:16]

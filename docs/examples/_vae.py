@@ -178,11 +178,15 @@ CODES = {
     "power-spherical": PowerSphericalCode,
 }
 SPHERICAL = ("vmf", "power-spherical")
+MOST = torch.finfo(torch.float32).max
 LAWS = "gaussian, batch-norm, vmf, power-spherical, or one of the last two with :CONCENTRATION"
 
 
 def read_law(text: str) -> str:
-    """Read the name of a law, for argparse: "gaussian", "vmf", "vmf:80" and so on."""
+    """Read the name of a law, for argparse: "gaussian", "vmf", "vmf:80" and so on.
+
+    A law has one name: "vmf:80.0" is "vmf:80".
+    """
     name, colon, number = text.partition(":")
     try:
         concentration = float(number) if colon else 0.0
@@ -190,7 +194,9 @@ def read_law(text: str) -> str:
         concentration = math.nan
     if name not in CODES or (colon and name not in SPHERICAL) or not 0 <= concentration < math.inf:
         raise argparse.ArgumentTypeError(f"expected {LAWS}, a number >= 0; got {text!r}")
-    return text
+    if concentration > MOST:
+        raise argparse.ArgumentTypeError(f"expected a concentration in float32, got {text!r}")
+    return f"{name}:{abs(concentration)!r}".removesuffix(".0") if colon else name
 
 
 def make_code(law: str, features: int, dim: int) -> Code:

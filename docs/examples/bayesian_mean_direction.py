@@ -45,7 +45,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +59,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from _options import add_seed_and_output, one_thread, read_whole_number
+from _options import (
+    DataError,
+    add_seed_and_output,
+    ends_in_one_line,
+    one_thread,
+    read_whole_number,
+    save_figure,
+)
 from _sphere import BLUE, GREEN, GREY, INK, ORANGE, PALE, Globe, circle_around, run_nuts
 from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoSphereReparam, AutoVonMisesFisher
@@ -187,10 +193,6 @@ def kolmogorov(u: Tensor) -> Tensor:
 # ----
 
 
-class DataError(ValueError):
-    """A data file is missing or not what it should be."""
-
-
 def from_angles(degrees: Tensor) -> Tensor:
     """Unit vectors north, east, down from declinations and inclinations, shape (..., 2)."""
     declination, inclination = degrees.deg2rad().unbind(-1)
@@ -221,7 +223,7 @@ def read_data(path: Path) -> Tensor:
         DataError: the file is missing, or a line is not two numbers in their ranges.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: expected a readable CSV file, found: {error}") from error
@@ -282,7 +284,7 @@ def draw_figure(path: Path, data: Tensor, answers: dict[str, Answer], draws: Dra
     right.tick_params(labelsize=8, labelcolor=GREY)
     right.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 # %%
@@ -306,15 +308,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Find the answers, print the table, draw the figure; return the exit code."""
     options = parse(argv)
     pyro.set_rng_seed(options.seed)
-    try:
-        data = made_data() if options.data is None else read_data(options.data)
-    except DataError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    data = made_data() if options.data is None else read_data(options.data)
     length = data.sum(0).norm().item()
     concentration = (len(data) - 1) / (len(data) - length)
     reference = exact(data, concentration)

@@ -47,7 +47,7 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from _options import add_seed_and_output, read_whole_number
+from _options import add_seed_and_output, ends_in_one_line, read_whole_number, save_figure
 from _sphere import BLUE, GREEN, GREY, INK, ORANGE, Globe
 from vmfdist import HypersphericalUniform, VonMisesFisher
 
@@ -133,7 +133,7 @@ def draw_figure(path: Path, dims: Sequence[int]) -> None:
         axes.text(0, -1.2, f"90 % within {degrees:.0f}°", ha="center", color=GREY)
     below = figure.add_gridspec(1, 2, top=0.47, wspace=0.16)
     draw_curves(figure.add_subplot(below[0, 0]), figure.add_subplot(below[0, 1]), dims)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def draw_curves(left: Axes, right: Axes, dims: Sequence[int]) -> None:
@@ -174,18 +174,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dim", type=read_whole_number(2, 1000), action="append", help=text)
     add_seed_and_output(parser)
     options = parser.parse_args(argv)
-    if options.dim and len(options.dim) > len(COLOURS):
+    options.dim = tuple(dict.fromkeys(options.dim or DIMS))
+    if len(options.dim) > len(COLOURS):
         parser.error(f"argument --dim: expected at most {len(COLOURS)}, got {len(options.dim)}")
     return options
 
 
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, draw the figure; return the exit code."""
     options = parse(argv)
     torch.manual_seed(options.seed)
-    dims = options.dim or DIMS
-    print(table(dims))
-    draw_figure(options.output, dims)
+    print(table(options.dim))
+    draw_figure(options.output, options.dim)
     print(f"figure: {options.output}")
     return 0
 

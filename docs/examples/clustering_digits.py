@@ -68,7 +68,13 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from _options import add_seed_and_output, one_thread, read_whole_number
+from _options import (
+    add_seed_and_output,
+    ends_in_one_line,
+    one_thread,
+    read_whole_number,
+    save_figure,
+)
 from _sphere import BLUE, GREY, INK, ORANGE, PALE
 from vmfdist.mixture import VonMisesFisherMixture
 
@@ -205,7 +211,7 @@ def draw_figure(path: Path, data: Digits, mixture: VonMisesFisherMixture, choice
         share, concentration = mixture.weights_[component], mixture.concentrations_[component]
         axes.set_title(f"{number + 1}", size=11, weight="bold", color=INK, pad=3)
         axes.set_xlabel(f"{share:.0%}, κ = {concentration:.0f}", size=9, color=GREY, labelpad=2)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def draw_plane(axes: Axes, data: Digits, means: np.ndarray) -> None:
@@ -279,6 +285,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @one_thread()
 @threadpool_limits.wrap(limits=1)  # NumPy's, for the same reason as torch's
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Fit all models, print the table, draw the figure; return the exit code."""
     options = parse(argv)

@@ -31,7 +31,6 @@ References:
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -43,12 +42,13 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from _options import (
-    DataError,
     add_seed_and_output,
+    ends_in_one_line,
     one_thread,
     prepare_to_write,
     read_number,
     read_whole_number,
+    save_figure,
 )
 from _record import add_record
 from _sentences import END, Corpus, Sentences, made_corpus, read_corpus
@@ -259,7 +259,7 @@ def draw_figure(path: Path, found: dict[str, Probes], models: Sequence[Model]) -
         axes.grid(color=PALE, lw=0.4)
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def draw_sweep(axes: Axes, models: Sequence[Model]) -> None:
@@ -359,16 +359,13 @@ def run(options: argparse.Namespace) -> None:
     print(f"figure: {options.output}")
 
 
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the options ask for; return the exit code."""
     options = parse(argv)
-    try:
-        prepare_to_write(None, options.record)
-        with one_thread():
-            run(options)
-    except DataError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    prepare_to_write(None, options.record)
+    with one_thread():
+        run(options)
     return 0
 
 

@@ -42,7 +42,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +53,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from _options import add_seed_and_output
+from _options import DataError, add_seed_and_output, ends_in_one_line, save_figure
 from _sphere import BLUE, GREY, INK, ORANGE, PALE
 from vmfdist import VonMisesFisher
 from vmfdist.estimation import TestResult, confidence_cone, rayleigh_test, standard_errors
@@ -213,10 +212,6 @@ LIMITS = {
 }
 
 
-class DataError(ValueError):
-    """A data file is missing or not what it should be."""
-
-
 def from_angles(azimuth: Tensor, elevation: Tensor) -> Tensor:
     """Unit vectors from declination and inclination, or longitude and latitude, in degrees."""
     a, e = azimuth.deg2rad(), elevation.deg2rad()
@@ -331,7 +326,7 @@ def draw_figure(path: Path, found: Fit, craters: Craters, test: TestResult) -> N
         handles, names = axes.get_legend_handles_labels()
         style = {"frameon": False, "fontsize": 9, "labelcolor": INK, "ncols": 2}
         figure.legend(handles, names, loc="upper center", bbox_to_anchor=(x, 0.14), **style)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def draw_directions(axes: Axes, found: Fit) -> str:
@@ -440,18 +435,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Read or make the data, print the tables, draw the figure; return the exit code."""
     options = parse(argv)
     torch.manual_seed(options.seed)
     files = options.remanence, options.craters
     sources = [f"made data, seed {options.seed}" if file is None else str(file) for file in files]
-    try:
-        x = made_remanence() if options.remanence is None else read_remanence(options.remanence)
-        craters = made_craters() if options.craters is None else read_craters(options.craters)
-    except DataError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    x = made_remanence() if options.remanence is None else read_remanence(options.remanence)
+    craters = made_craters() if options.craters is None else read_craters(options.craters)
     found, test = fit(x), rayleigh_test(craters.x)
     print(remanence_table(found, sources[0]))
     print()

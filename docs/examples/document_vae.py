@@ -70,7 +70,6 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -90,13 +89,15 @@ from _options import (
     DataError,
     add_seed_and_output,
     add_training_options,
+    ends_in_one_line,
     one_thread,
     prepare_to_write,
     read_lines,
     read_whole_number,
+    save_figure,
 )
 from _record import add_record
-from _training import Epoch, Place, Recipe, place, train
+from _training import Epoch, Place, Recipe, digest, place, train
 from _vae import VAE, make_code, read_law, score
 from vmfdist import HypersphericalUniform
 
@@ -396,6 +397,12 @@ def falling(count: int) -> np.ndarray:
 # --------
 
 
+def digest_of(corpus: Corpus) -> str:
+    """A name for what a model is trained on and watched with, by its content."""
+    parts = (x for part in corpus[:2] for x in (part.sizes, part.ids, part.counts))
+    return digest(*parts, corpus.words)
+
+
 class Trained(NamedTuple):
     """A model and how it came about."""
 
@@ -425,7 +432,7 @@ def fit(law: str, corpus: Corpus, options: argparse.Namespace, where: Place) -> 
         clip=CLIP,
     )
     settings = {
-        "data": f"{len(corpus.train)} documents of {len(corpus.words)} words",
+        "data": f"{len(corpus.train)} documents of {len(corpus.words)} words {digest_of(corpus)}",
         "law": law,
         "dim": options.dim,
         "seed": options.seed,
@@ -639,7 +646,7 @@ def draw_figure(
     for axes in (left, *panels):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(which="both", labelsize=8, labelcolor=GREY, color=PALE)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 # %%
@@ -686,18 +693,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Train all models, print table and words, draw the figure; return the exit code."""
     options = parse(argv)
-    try:
-        corpus = made_corpus(options.seed) if options.data is None else read_corpus(options.data)
-        prepare_to_write(options.checkpoint, options.record)
-        with place(options.device) as where:
-            parts = (part.to(where.device) for part in corpus[:3])
-            run(Corpus(*parts, corpus.words), options, where)
-    except DataError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    corpus = made_corpus(options.seed) if options.data is None else read_corpus(options.data)
+    prepare_to_write(options.checkpoint, options.record)
+    with place(options.device) as where:
+        parts = (part.to(where.device) for part in corpus[:3])
+        run(Corpus(*parts, corpus.words), options, where)
     return 0
 
 

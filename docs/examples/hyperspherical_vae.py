@@ -47,7 +47,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +64,7 @@ from tqdm import tqdm
 
 from _digits import HIDDEN, Digits, binarise, binarise_once, mlp, mnist, sklearn_digits
 from _latent_figure import Column, draw_figure
-from _options import DataError, one_thread, read_figure_name, read_whole_number
+from _options import ends_in_one_line, one_thread, read_figure_name, read_whole_number
 from vmfdist import HypersphericalUniform, VonMisesFisher
 
 # sphinx_gallery_thumbnail_path = "recorded/hyperspherical_vae.png"
@@ -316,14 +315,11 @@ def read_concentration(text: str) -> float | None:
     return value
 
 
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Train both models, print the table, draw the figure; return the exit code."""
     options = parse(argv)
-    try:
-        digits = sklearn_digits() if options.data is None else mnist(options.data)
-    except DataError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    digits = sklearn_digits() if options.data is None else mnist(options.data)
     epochs = options.epochs or (EPOCHS_DIGITS if options.data is None else EPOCHS_MNIST)
     pixels = digits.train.shape[-1]
     pyro.set_rng_seed(options.seed)

@@ -59,7 +59,6 @@ References:
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -76,15 +75,15 @@ from tqdm import tqdm
 from _digits import HIDDEN, Digits, binarise, binarise_once, mlp, mnist, sklearn_digits
 from _latent_figure import Column, draw_figure
 from _options import (
-    DataError,
     add_seed_and_output,
     add_training_options,
+    ends_in_one_line,
     one_thread,
     prepare_to_write,
     read_whole_number,
 )
 from _record import add_record
-from _training import Epoch, Place, Recipe, place, train, warm_up
+from _training import Epoch, Place, Recipe, digest, place, train, warm_up
 from _vae import SPHERICAL, VAE, ImportanceWeightedELBO, Terms, make_code, read_law, score
 
 # sphinx_gallery_thumbnail_path = "recorded/image_vae.png"
@@ -210,7 +209,7 @@ def fit(law: str, dim: int, digits: Digits, options: argparse.Namespace, where: 
     )
     name = f"{law}, dim {dim}"
     settings = {
-        "data": " x ".join(map(str, digits.train.shape)),
+        "data": f"{' x '.join(map(str, digits.train.shape))} {digest(digits.train, digits.dev)}",
         "law": law,
         "dim": dim,
         "seed": options.seed,
@@ -373,17 +372,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Train all models, print the table, draw the figure; return the exit code."""
     options = parse(argv)
-    try:
-        digits = sklearn_digits() if options.data is None else mnist(options.data)
-        prepare_to_write(options.checkpoint, options.record)
-        with place(options.device) as where:
-            run(digits, options, where)
-    except DataError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    digits = sklearn_digits() if options.data is None else mnist(options.data)
+    prepare_to_write(options.checkpoint, options.record)
+    with place(options.device) as where:
+        run(digits, options, where)
     return 0
 
 

@@ -58,7 +58,13 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 from tqdm import tqdm
 
-from _options import add_seed_and_output, one_thread, read_whole_number
+from _options import (
+    add_seed_and_output,
+    ends_in_one_line,
+    one_thread,
+    read_whole_number,
+    save_figure,
+)
 from _sphere import INK, PALE, Globe
 from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoVonMisesFisher
@@ -241,7 +247,7 @@ def draw_figure(path: Path, data: Tensor, found: Parts, weights: Tensor) -> None
     right.set_title("weights of all parts", size=12, color=INK)
     right.legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 # %%
@@ -266,6 +272,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Fit both, print the table, draw the figure; return the exit code."""
     options = parse(argv)

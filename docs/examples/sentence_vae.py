@@ -52,7 +52,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -68,13 +67,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, pad
 
 from _options import (
-    DataError,
     add_seed_and_output,
     add_training_options,
+    ends_in_one_line,
     one_thread,
     prepare_to_write,
     read_number,
     read_whole_number,
+    save_figure,
 )
 from _record import add_record
 from _sentences import (
@@ -90,7 +90,16 @@ from _sentences import (
     of_similar_length,
     read_corpus,
 )
-from _training import Epoch, Place, Recipe, full_weight, place, sigmoid_annealing, train
+from _training import (
+    Epoch,
+    Place,
+    Recipe,
+    digest,
+    full_weight,
+    place,
+    sigmoid_annealing,
+    train,
+)
 from _vae import VAE, SphericalCode, Terms, make_code, read_law, score
 
 # sphinx_gallery_thumbnail_path = "recorded/sentence_vae.png"
@@ -369,7 +378,7 @@ def draw_figure(
     left.set_ylim(bottom=0)
     right.legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 # %%
@@ -452,6 +461,12 @@ def corpus_of(options: argparse.Namespace) -> Corpus:
     )
 
 
+def digest_of(corpus: Corpus) -> str:
+    """A name for what a model is trained on and watched with, by its content."""
+    parts = (x for part in corpus[:2] for x in (part.words, part.lengths, part.labels))
+    return digest(*(x for x in parts if x is not None), corpus.vocabulary.words, corpus.labels)
+
+
 class Result(NamedTuple):
     """What a law came to."""
 
@@ -478,6 +493,7 @@ def fit(law: str, corpus: Corpus, options: argparse.Namespace, where: Place) -> 
     )
     settings = {name: getattr(options, name) for name in names}
     settings |= {"law": law, "vocabulary": len(corpus.vocabulary), "sentences": len(corpus.train)}
+    settings["data"] = digest_of(corpus)
     file = options.checkpoint and options.checkpoint / f"{law.replace(':', '-')}.pt"
     history = train(
         vae,
@@ -491,11 +507,12 @@ def fit(law: str, corpus: Corpus, options: argparse.Namespace, where: Place) -> 
     )
     if not where.speaks:
         return None
+    pyro.set_rng_seed(options.seed)  # whether it was trained just now or before
     scores = summary(held_out_score(vae, corpus.test, DRAWS), corpus.test.tokens)
     seconds = history[-1].seconds
     if options.record is not None:
         outcome = {
-            "epochs": options.epochs,
+            "epochs": len(history),
             "scores": scores._asdict(),
             "seconds": seconds,
             "history": [line._asdict() for line in history],
@@ -526,16 +543,13 @@ def run(options: argparse.Namespace, where: Place) -> None:
     print(f"figure: {options.output}")
 
 
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the options ask for; return the exit code."""
     options = parse(argv)
     small = options.data is None and options.device.type == "cpu"
-    try:
-        with place(options.device) as where, one_thread() if small else nullcontext():
-            run(options, where)
-    except DataError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    with place(options.device) as where, one_thread() if small else nullcontext():
+        run(options, where)
     return 0
 
 

@@ -58,7 +58,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from _options import add_seed_and_output, one_thread, read_whole_number
+from _options import (
+    add_seed_and_output,
+    ends_in_one_line,
+    one_thread,
+    read_whole_number,
+    save_figure,
+)
 from _sphere import BLUE, GREEN, GREY, INK, ORANGE, PALE, Globe, run_nuts
 from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoSphereReparam, AutoVonMisesFisher
@@ -213,7 +219,7 @@ def draw_figure(path: Path, walk: Walk, means: dict[str, Tensor]) -> None:
     right.legend(frameon=False, fontsize=9)
     right.tick_params(labelsize=8, labelcolor=GREY)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 # %%
@@ -241,6 +247,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Find the posteriors, print the table, draw the figure; return the exit code."""
     options = parse(argv)

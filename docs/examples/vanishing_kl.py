@@ -49,7 +49,6 @@ References:
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -61,8 +60,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from _options import (
-    DataError,
     add_seed_and_output,
+    ends_in_one_line,
     one_thread,
     prepare_to_write,
     read_device,
@@ -281,17 +280,14 @@ def demonstrate(options: argparse.Namespace) -> bool:
     return all(as_claimed(models[name], use) for name, use in uses.items())
 
 
+@ends_in_one_line(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the options ask for; return the exit code."""
     options = parse(argv)
     small = options.data is None and options.device.type == "cpu"
-    try:
-        prepare_to_write(None, options.record)
-        with one_thread() if small else nullcontext():
-            shown = demonstrate(options)
-    except DataError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    prepare_to_write(None, options.record)
+    with one_thread() if small else nullcontext():
+        shown = demonstrate(options)
     print("as claimed" if shown else "NOT AS CLAIMED")
     return 0 if shown else 1
 
