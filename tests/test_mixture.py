@@ -252,7 +252,7 @@ def test_the_likelihood_never_falls(
             # 2^20 times the rounding of 1 - <x, mu>
             assert np.diff(log_likelihoods).min() > -1e-10
             iterations += len(log_likelihoods) - 1
-    assert iterations > 12 or n_components == 1
+    assert iterations > (5 if n_components == 1 else 12)  # one is at its maximum at once
 
 
 def test_tol_and_max_iter() -> None:

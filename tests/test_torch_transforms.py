@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -13,8 +19,9 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.nn.functional import normalize
 
+import vmfdist
 from cases import assert_mean, directions
-from vmfdist import HypersphericalUniform, VonMisesFisher
+from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
 
 UNIFORM = HypersphericalUniform(4, dtype=torch.float64)
 OTHER = VonMisesFisher(directions(4, seed=2), 3.0, validate_args=False)
@@ -391,14 +398,59 @@ def test_deepcopy_keeps_parameters_as_leaves() -> None:
     assert twin.entropy() == q.entropy()
 
 
-def test_draws_in_other_processes_and_threads() -> None:
-    # A law sent to a worker draws there what it draws here under the same seed.
-    q = VonMisesFisher(directions(3), 4.0)
-    sent = pickle.loads(pickle.dumps(q))
+WORKER = """
+import pickle, sys, torch
+laws = pickle.load(sys.stdin.buffer)
+torch.manual_seed(2)
+pickle.dump([law.sample((3,)) for law in laws], sys.stdout.buffer)
+"""
+
+
+def test_laws_sent_to_another_process_draw_there_as_here() -> None:
+    laws = [
+        VonMisesFisher(directions(8, dtype=torch.float32), 4.0),
+        PowerSpherical(directions(2, 5), torch.tensor([0.5, 40.0])),
+        HypersphericalUniform(3),
+    ]
     torch.manual_seed(2)
-    here = q.sample((3,))
-    torch.manual_seed(2)
-    assert torch.equal(sent.sample((3,)), here)
+    here = [law.sample((3,)) for law in laws]
+    there = subprocess.run(
+        [sys.executable, "-c", WORKER],
+        input=pickle.dumps(laws),
+        env=os.environ | {"PYTHONPATH": str(Path(vmfdist.__file__).parents[1])},
+        capture_output=True,
+        timeout=300,
+        check=True,
+    ).stdout
+    for one, other in zip(pickle.loads(there), here, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dim", [3, 21])  # with tables of the draw and without
+def test_laws_serve_several_threads_at_once(dim: int) -> None:
+    # Each asks first of all for the constants of its dimension, at the same time as the others.
+    start = Barrier(4)
+    values = directions(50, dim, dtype=torch.float32, seed=5)
+
+    def work(concentration: float) -> tuple[Tensor, Tensor, Tensor]:
+        k = torch.tensor(concentration, requires_grad=True)
+        q = VonMisesFisher(directions(dim, dtype=torch.float32), k)
+        start.wait(60)
+        draws = q.rsample((2000,))
+        log_prob = q.log_prob(values)
+        (grad,) = torch.autograd.grad((draws @ q.loc).mean() + log_prob.mean(), k)
+        return draws.detach(), log_prob.detach(), grad
+
+    concentrations = [0.5, 3.0, 20.0, 100.0]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, concentrations))
+    for k, (draws, log_prob, grad) in zip(concentrations, found, strict=True):
+        q = VonMisesFisher(directions(dim), k)
+        assert_mean(draws.double(), q.mean)
+        exact = q.log_prob(directions(50, dim, seed=5)).float()
+        torch.testing.assert_close(log_prob, exact, atol=1e-4, rtol=1e-5)
+        assert grad.isfinite()
 
 
 def test_gradients_in_every_generator_free_mode() -> None:
