@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -214,13 +215,122 @@ def _uniform_to_power(k: Tensor, dim: int) -> Tensor:
     return kl_divergence(HypersphericalUniform(dim), _power_law(k, dim))
 
 
+def _cosine_entropy(k: Tensor, dim: int) -> Tensor:
+    return _power_law(k, dim).cosine.entropy()
+
+
 def _power_kl_second(r: Any, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
     term = k * r.third_cumulant_log
     return r.variance_log + term, r.variance_log + abs(term)
 
 
-def _of_power(name: str, compute: Any, truth: Truth, limit: float) -> Quantity:
-    return Quantity(f"power spherical: {name}", compute, truth, limit, power_spherical)
+def _of_power(
+    name: str, compute: Any, truth: Truth, limit: float, reference: Any = power_spherical
+) -> Quantity:
+    return Quantity(f"power spherical: {name}", compute, truth, limit, reference)
+
+
+# Of its cosine, functions of b = (d - 1)/2 and k: (1 + w)/2 has the law Beta(b + k, b).
+
+
+def _mean_cosine(b: mp.mpf, k: mp.mpf) -> mp.mpf:
+    return k / (2 * b + k)
+
+
+def _along(b: mp.mpf, k: mp.mpf) -> mp.mpf:
+    y = 2 * b + k
+    return 4 * (b + k) * b / (y**2 * (y + 1))
+
+
+def _across(b: mp.mpf, k: mp.mpf) -> mp.mpf:
+    y = 2 * b + k
+    return 2 * (b + k) / (y * (y + 1))
+
+
+_OfCosine = Callable[[mp.mpf, mp.mpf], mp.mpf]
+
+
+def _beside(value: _OfCosine, term: _OfCosine = lambda b, k: mp.mpf(0)) -> Truth:
+    """What changes sign is judged beside a term of it."""
+
+    @functools.cache
+    def truth(b: mp.mpf, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+        with mp.workdps(70):
+            found = value(b, k)
+            return found, max(abs(found), term(b, k))
+
+    return truth
+
+
+def _derivative_of(function: _OfCosine, times: int) -> _OfCosine:
+    def at(b: mp.mpf, k: mp.mpf) -> mp.mpf:
+        with mp.workdps(150):
+            step = (b + k) * mp.mpf("1e-30")
+            return mp.diff(lambda x: function(b, x), k, times, h=step)
+
+    return at
+
+
+def _across_slope_term(b: mp.mpf, k: mp.mpf) -> mp.mpf:
+    y = 2 * b + k
+    return 2 * b / (y * (y + 1)) ** 2
+
+
+def _across_curvature_term(b: mp.mpf, k: mp.mpf) -> mp.mpf:
+    y = 2 * b + k
+    return 4 * b * (3 * y * (y + 1) + 1) / (y * (y + 1)) ** 3
+
+
+def _along_curvature_term(b: mp.mpf, k: mp.mpf) -> mp.mpf:
+    y = 2 * b + k
+    return 8 * b * b * (2 * y + 1) / (y**4 * (y + 1) ** 3)
+
+
+def _half_dim(dim: int, k: float) -> mp.mpf:
+    return mp.mpf(dim - 1) / 2
+
+
+_COSINE = [
+    (
+        "mean cosine",
+        lambda k, d: _power_law(k, d).mean_resultant_length,
+        [
+            (8, _beside(_mean_cosine)),
+            (16, _beside(_derivative_of(_mean_cosine, 1))),
+            (64, _beside(_derivative_of(_mean_cosine, 2))),
+        ],
+    ),
+    (
+        "variance along loc",
+        lambda k, d: _power_law(k, d).covariance_eigenvalues.along,
+        [
+            (8, _beside(_along)),
+            (16, _beside(_derivative_of(_along, 1))),
+            (64, _beside(_derivative_of(_along, 2), _along_curvature_term)),
+        ],
+    ),
+    (
+        "variance across loc",
+        lambda k, d: _power_law(k, d).covariance_eigenvalues.across,
+        [
+            (8, _beside(_across)),
+            (16, _beside(_derivative_of(_across, 1), _across_slope_term)),
+            (64, _beside(_derivative_of(_across, 2), _across_curvature_term)),
+        ],
+    ),
+]
+_ORDINALS = ("", ", 1st derivative", ", 2nd derivative")
+QUANTITIES += [
+    _of_power(
+        name + _ORDINALS[times],
+        derivative(compute, times) if times else compute,
+        truth,
+        limit,
+        _half_dim,
+    )
+    for name, compute, truths in _COSINE
+    for times, (limit, truth) in enumerate(truths)
+]
 
 
 QUANTITIES += [
@@ -253,16 +363,25 @@ QUANTITIES += [
         "entropy", lambda k, d: _power_law(k, d).entropy(), _scaled(lambda r, k: r.entropy(k)), 8
     ),
     _of_power(
-        "variance along loc",
-        lambda k, d: _power_law(k, d).covariance_eigenvalues.along,
-        _relative(lambda r, k: r.variance_along),
+        "entropy of the cosine",
+        _cosine_entropy,
+        lambda r, k: (r.cosine_entropy, max(abs(r.cosine_entropy), mp.mpf(1))),
         8,
     ),
     _of_power(
-        "variance across loc",
-        lambda k, d: _power_law(k, d).covariance_eigenvalues.across,
-        _relative(lambda r, k: r.variance_across),
-        8,
+        "entropy of the cosine, 1st derivative",
+        derivative(_cosine_entropy),
+        lambda r, k: (r.cosine_entropy_slope, max(abs(r.cosine_entropy_slope), 1 / (r.b + k))),
+        16,
+    ),
+    _of_power(
+        "entropy of the cosine, 2nd derivative",
+        derivative(_cosine_entropy, 2),
+        lambda r, k: (
+            r.cosine_entropy_curvature,
+            max(abs(r.cosine_entropy_curvature), 1 / (r.b + k) ** 2),
+        ),
+        64,
     ),
     _of_power("KL to uniform", _power_to_uniform, _relative(lambda r, k: r.kl_to_uniform(k)), 8),
     _of_power(

@@ -179,9 +179,11 @@ class PowerSphericalRadial(NamedTuple):
     variance_log: mp.mpf
     third_cumulant_log: mp.mpf
     mean_log_rise: mp.mpf  # mean_log less that at concentration 0
-    variance_along: mp.mpf  # of the cosine, and of a coordinate perpendicular to the mean direction
-    variance_across: mp.mpf
+    cosine_entropy: mp.mpf  # and its derivatives
+    cosine_entropy_slope: mp.mpf
+    cosine_entropy_curvature: mp.mpf
     log_area: mp.mpf
+    b: mp.mpf  # (d - 1) / 2
 
     def kl_to_uniform(self, k: Number) -> mp.mpf:
         return mp.mpf(k) * self.mean_log - self.log_partition
@@ -199,17 +201,23 @@ def power_spherical(dim: Number, k: Number) -> PowerSphericalRadial:
     with mp.workdps(70):
         b = mp.mpf(dim - 1) / 2
         a = b + mp.mpf(k)
-        log_partition = mp.loggamma(a) - mp.loggamma(b) - mp.loggamma(a + b) + mp.loggamma(2 * b)
-        cumulants = [mp.psi(n, a) - mp.psi(n, a + b) for n in range(3)]
-        at_zero = mp.psi(0, b) - mp.psi(0, 2 * b)
+        log_beta = mp.loggamma(a) + mp.loggamma(b) - mp.loggamma(a + b)
+        log_partition = log_beta - 2 * mp.loggamma(b) + mp.loggamma(2 * b)
+        at_a, at_sum = ([mp.psi(n, x) for n in range(3)] for x in (a, a + b))
+        cumulants = [p - q for p, q in zip(at_a, at_sum, strict=True)]
+        at_b = mp.psi(0, b)
+        at_zero = at_b - mp.psi(0, 2 * b)
+        x, y = a - 1, a + b - 2
         return PowerSphericalRadial(
             log_partition,
             log_partition - k * at_zero,
             *cumulants,
             cumulants[0] - at_zero,
-            4 * a * b / ((a + b) ** 2 * (a + b + 1)),
-            4 * a * b / ((a + b) * (a + b + 1)) / (dim - 1),
+            mp.log(2) + log_beta - x * at_a[0] - (b - 1) * at_b + y * at_sum[0],
+            y * at_sum[1] - x * at_a[1],
+            at_sum[1] - at_a[1] + y * at_sum[2] - x * at_a[2],
             log_sphere_area(dim),
+            b,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mpmath as mp
 import pytest
 
-from reference import radial_by_bessel, radial_by_quadrature
+from reference import cosine_reference, power_spherical, radial_by_bessel, radial_by_quadrature
 
 
 @pytest.mark.parametrize("k", [1e-12, 0.7, 30.0, 1e4, 1e12])
@@ -25,3 +25,19 @@ def test_closed_forms_of_dimension_3(k: float) -> None:
         assert abs(r.mean - (mp.coth(x) - 1 / x)) < mp.mpf("1e-25")
         assert abs(r.log_partition - mp.log(mp.sinh(x) / x)) < mp.mpf("1e-25")
         assert abs(r.variance - (1 / x**2 - mp.csch(x) ** 2)) < mp.mpf("1e-25")
+
+
+@pytest.mark.parametrize("dim", [2, 3, 16])
+def test_entropy_of_a_power_spherical_cosine(dim: int) -> None:
+    for k in (0.3, 40.0):
+        r = power_spherical(dim, k)
+        with mp.workdps(30):
+            quadrature = cosine_reference(dim, k, power_spherical=True).entropy()
+            assert abs(r.cosine_entropy - quadrature) < mp.mpf("1e-15")
+        with mp.workdps(60):
+            step = mp.mpf("1e-15")
+            below, above = (power_spherical(dim, mp.mpf(k) + sign * step) for sign in (-1, 1))
+            slope = (above.cosine_entropy - below.cosine_entropy) / (2 * step)
+            curvature = (above.cosine_entropy_slope - below.cosine_entropy_slope) / (2 * step)
+            assert abs(r.cosine_entropy_slope - slope) < mp.mpf("1e-25")
+            assert abs(r.cosine_entropy_curvature - curvature) < mp.mpf("1e-25")

@@ -46,6 +46,7 @@ from vmfdist._elementwise import (
 from vmfdist._gamma import log_gamma, polygamma
 
 __all__ = [
+    "cosine_entropy",
     "cosine_variance",
     "kl_from_uniform",
     "kl_to_uniform",
@@ -100,21 +101,33 @@ def _fitted_series(dim: int) -> dict[str, tuple[Decimal, ...]]:
         p = (t + 1) / 2
         k = c * (1 / p - 1)
         x = a + k
-        phi = log_gamma(x) - log_gamma(a) - log_gamma(x + a) + log_gamma(2 * a)
-        mean, variance, third = (polygamma(n, x) - polygamma(n, x + a) for n in range(3))
+        y = x + a
+        log_beta = log_gamma(x) + log_gamma(a) - log_gamma(y)
+        phi = log_beta - 2 * log_gamma(a) + log_gamma(2 * a)
+        at_x, at_y = ([polygamma(n, z) for n in range(3)] for z in (x, y))
+        mean, variance, third = (p - q for p, q in zip(at_x, at_y, strict=True))
         leading_divergence = a * (1 + bend * k * k / (1 + stretch * k)).ln()
-        product = x * (x + a)
+        product = x * y
+        # The entropy of (1 + w)/2, whose law is Beta(x, a), and its derivatives; of w it is log 2
+        # more.
+        digammas = (x - 1) * at_x[0] + (a - 1) * polygamma(0, a) - (y - 2) * at_y[0]
+        entropy_slope = (y - 2) * at_y[1] - (x - 1) * at_x[1]
+        entropy_curvature = at_y[1] - at_x[1] + (y - 2) * at_y[2] - (x - 1) * at_x[2]
+        cosine_variance = 4 * a * x / (y * y * (y + 1))
         return {
             "partition": (-phi - a * (1 + slope * k).ln()) / (1 - p) ** 2,
             "divergence": (k * mean - phi - leading_divergence) / ((1 - p) ** 2 * p),
             "mean": (-mean / (1 + a / x).ln() - 1) / p,
             "rise": (mean + a * slope - _leading_rise(a, slope, bend, k)) / ((1 - p) ** 2 * p),
             "variance": (variance * product / a - 1) / p,
-            "third": (-third * product**2 / (a * (2 * x + a)) - 1) / p,
+            "third": (-third * product**2 / (a * (x + y)) - 1) / p,
+            "entropy": (4 / cosine_variance).ln() / 2 + log_beta - digammas,
+            "entropy slope": entropy_slope * (k + c),
+            "entropy curvature": entropy_curvature * (k + c) ** 2,
         }
 
     length = 64 if dim == 2 else 40  # beyond, the series are below rounding
-    names = ("partition", "divergence", "mean", "rise", "variance", "third")
+    names = corrections(Decimal(0)).keys()
 
     def series(name: str) -> tuple[Decimal, ...]:
         return fit(lambda t: corrections(t)[name], length)
@@ -145,10 +158,10 @@ class _Geometry:
     def __init__(self, k: Tensor, dim: int) -> None:
         self.given, self.dim = k, dim
         scales = as_tensors(_scales(dim, k.dtype), k)
-        self.a, c, self.slope, self.bend, self.stretch, self.one, largest = scales
+        self.a, self.c, self.slope, self.bend, self.stretch, self.one, largest = scales
         self.k = torch.minimum(k, largest / 4)  # unbounded quantities add `excess`
         self.x = self.k + self.a
-        self.p, self.q = c / (self.k + c), self.k / (self.k + c)
+        self.p, self.q = self.c / (self.k + self.c), self.k / (self.k + self.c)
 
     @property
     def excess(self) -> Tensor:
@@ -221,8 +234,7 @@ def kl_from_uniform(k: Tensor, dim: int) -> Tensor:
 
 def _kl_slope_in_first(k1: Tensor, k2: Tensor, dim: int) -> Tensor:
     """k1 Phi''(k1) - k2 M'(k1), with the mean M of the cosine."""
-    y = k1 + (dim - 1)
-    return k1 * variance_log(k1, dim) - k2 / y * ((dim - 1) / y)
+    return k1 * variance_log(k1, dim) - k2 * _mean_cosine_slope(k1, dim)
 
 
 def _kl_slope_in_second(k1: Tensor, k2: Tensor, dim: int) -> Tensor:
@@ -253,14 +265,29 @@ def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, dim: int) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------------------
-# Moments of the cosine, rational functions of k
+# Moments of the cosine, rational functions of k, and its entropy
 # --------------------------------------------------------------------------------------------------
 
 
+class _Shares:
+    """a and k as shares of y = 2a + k: powers of these stay in range; 2a/y + k/y = 1."""
+
+    def __init__(self, k: Tensor, dim: int) -> None:
+        finite = _finite(k)
+        self.y = finite + (dim - 1)
+        self.a, self.k = (dim - 1) / 2 / self.y, finite / self.y
+
+
+def _mean_cosine_slope(k: Tensor, dim: int) -> Tensor:
+    """M' = 2a / y^2."""
+    s = _Shares(k, dim)
+    return 2 * s.a / s.y
+
+
+@with_derivative(_mean_cosine_slope)
 def mean_cosine(k: Tensor, dim: int) -> Tensor:
-    """E w = k / (d - 1 + k)."""
-    k = _finite(k)
-    return k / (k + (dim - 1))
+    """E w = k / y, y = d - 1 + k, which is M."""
+    return _Shares(k, dim).k
 
 
 def one_minus_mean_cosine(k: Tensor, dim: int) -> Tensor:
@@ -268,16 +295,72 @@ def one_minus_mean_cosine(k: Tensor, dim: int) -> Tensor:
     return (dim - 1) / (k + (dim - 1))
 
 
+def _cosine_variance_curvature(k: Tensor, dim: int) -> Tensor:
+    """8a (k (3 y (y + 1) + 1) - a (2y + 1)) / (y^4 (y + 1)^3)."""
+    s = _Shares(k, dim)
+    rest = 1 / s.y
+    change = s.k * (3 + rest * (3 + rest)) - s.a * rest * (2 + rest)
+    return 8 * s.a / (s.y + 1) * (change / (s.y + 1)) / (s.y + 1)
+
+
+@with_derivative(_cosine_variance_curvature)
+def _cosine_variance_slope(k: Tensor, dim: int) -> Tensor:
+    """-4a (y (a + 2k) + k) / (y^3 (y + 1)^2)."""
+    s = _Shares(k, dim)
+    return -4 * s.a / (s.y + 1) * ((s.a + s.k * (2 + 1 / s.y)) / (s.y + 1))
+
+
+@with_derivative(_cosine_variance_slope)
 def cosine_variance(k: Tensor, dim: int) -> Tensor:
     """Var w = 4 a x / (y^2 (y + 1)), x = a + k, y = 2a + k."""
-    k = _finite(k)
-    a = (dim - 1) / 2
-    y = k + (dim - 1)
-    return 4 * a / y * ((k + a) / y) / (y + 1)
+    s = _Shares(k, dim)
+    return 4 * s.a * ((s.a + s.k) / (s.y + 1))
 
 
+def _tangent_variance_curvature(k: Tensor, dim: int) -> Tensor:
+    """4 (y^3 - a (3 y (y + 1) + 1)) / (y (y + 1))^3."""
+    s = _Shares(k, dim)
+    rest = 1 / s.y
+    change = s.k - s.a * (1 + rest * (3 + rest))
+    return 4 / (s.y + 1) * (change / (s.y + 1)) / (s.y + 1)
+
+
+@with_derivative(_tangent_variance_curvature)
+def _tangent_variance_slope(k: Tensor, dim: int) -> Tensor:
+    """2 (a - k y) / (y (y + 1))^2."""
+    s = _Shares(k, dim)
+    return 2 / (s.y + 1) * ((s.a / s.y - s.k) / (s.y + 1))
+
+
+@with_derivative(_tangent_variance_slope)
 def tangent_variance(k: Tensor, dim: int) -> Tensor:
     """E (1 - w^2) / (d - 1) = 2 x / (y (y + 1)), the variance across the mean direction."""
-    finite = _finite(k)
-    y = finite + (dim - 1)
-    return torch.where(torch.isinf(k), 0.0, 2 * ((finite + (dim - 1) / 2) / y) / (y + 1))
+    s = _Shares(k, dim)
+    return torch.where(torch.isinf(k), 0.0, 2 * ((s.a + s.k) / (s.y + 1)))
+
+
+@with_derivative(
+    refuse_derivative(
+        "third derivatives of the entropy of the power spherical law's cosine are not implemented: "
+        "differentiate fewer times"
+    )
+)
+def _cosine_entropy_curvature(k: Tensor, dim: int) -> Tensor:
+    """(p/c)^2 r, p/c = 1/(k + c)."""
+    g = _Geometry(k, dim)
+    return g.p / g.c * (g.p / g.c * g.series("entropy curvature"))
+
+
+@with_derivative(_cosine_entropy_curvature)
+def _cosine_entropy_slope(k: Tensor, dim: int) -> Tensor:
+    """p/c r, which changes sign in dimension 2."""
+    g = _Geometry(k, dim)
+    return g.p / g.c * g.series("entropy slope")
+
+
+@with_derivative(_cosine_entropy_slope)
+def cosine_entropy(k: Tensor, dim: int) -> Tensor:
+    """That of the law of w: log(Var w)/2 + r, and r = log(2 pi e)/2 where w is normal."""
+    g, s = _Geometry(k, dim), _Shares(k, dim)
+    log_variance = torch.log(4 * s.a * (s.a + s.k)) - torch.log(s.y + 1)
+    return log_variance / 2 + g.series("entropy") - g.excess

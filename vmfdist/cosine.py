@@ -371,20 +371,6 @@ class CosineLaw(TorchDistribution):
         zeta = torch.randn(shape, dtype=k.dtype, device=k.device)
         return 1 - _one_minus_draw(zeta, k, (self._transport, self.dim))
 
-    def entropy(self) -> Tensor:
-        """Differential entropy with respect to length.
-
-        In dimension 3 in closed form, else with a mean of log(1 - w^2) by quadrature.
-        """
-        given, law = self._given, (self._tilt, self.dim)
-        k = given.double()
-        tilt, dim = law
-        constant = tilt.log_density_at_mode(k, dim) + _radial.log_sphere_area(dim - 1)
-        result = _finite(k) * tilt.mean(k, dim) - constant
-        if dim != 3:
-            result = result - (dim - 3) / 2 * _mean_log_complement(k, law)
-        return result.to(given.dtype).expand(self.batch_shape)
-
 
 class VonMisesFisherCosine(CosineLaw):
     r"""The law of :math:`w = \langle x, \mu\rangle` for x of a von Mises-Fisher law.
@@ -435,6 +421,20 @@ class VonMisesFisherCosine(CosineLaw):
             self.batch_shape
         )
 
+    def entropy(self) -> Tensor:
+        """Differential entropy with respect to length.
+
+        In dimension 3 in closed form, else with a mean of log(1 - w^2) by quadrature.
+        """
+        given, law = self._given, (self._tilt, self.dim)
+        k = given.double()
+        tilt, dim = law
+        constant = tilt.log_density_at_mode(k, dim) + _radial.log_sphere_area(dim - 1)
+        result = _finite(k) * tilt.mean(k, dim) - constant
+        if dim != 3:
+            result = result - (dim - 3) / 2 * _mean_log_complement(k, law)
+        return result.to(given.dtype).expand(self.batch_shape)
+
 
 class PowerSphericalCosine(CosineLaw):
     r"""The law of :math:`w = \langle x, \mu\rangle` for x of a power spherical law.
@@ -471,3 +471,7 @@ class PowerSphericalCosine(CosineLaw):
     def variance(self) -> Tensor:
         """That of the affine image of a Beta variable."""
         return _beta.cosine_variance(self._given, self.dim).expand(self.batch_shape)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy with respect to length, differentiable twice."""
+        return _beta.cosine_entropy(self._given, self.dim).expand(self.batch_shape)
