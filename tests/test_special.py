@@ -51,6 +51,39 @@ def test_log_iv(v: float, x: float, dtype: torch.dtype) -> None:
     assert error <= 8 * torch.finfo(dtype).eps * max(1, abs(truth), abs(scaled))
 
 
+SMALL = [0.0, 1e-300, 1e-154, 1e-50, 1e-37, 1e-20, 1e-17, 1e-12, 1e-9, 1e-6, 1e-3, 0.3]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("v", SMALL)
+def test_small_orders_and_arguments(v: float, dtype: torch.dtype) -> None:
+    # I_v(x) = (x/2)^v / Gamma(1 + v) 0F1(; 1 + v; x^2/4)
+    eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    x = torch.tensor([*SMALL[1:], 0.9, 1.0, 1.1], dtype=dtype)
+    x = x[x >= tiny].requires_grad_()
+    if 0 < v < tiny:
+        return  # the order is 0 in this type
+    plain, scaled = log_iv(v, x), log_ive(v, x)
+    slopes = [torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for y in (plain, scaled)]
+    found = (y.tolist() for y in (x, plain, scaled, *slopes))
+    with mp.workdps(30):
+        for argument, value, below, slope, slope_below in zip(*found, strict=True):
+            order, k = mp.mpf(v), mp.mpf(argument)
+            with mp.workdps(340):  # of which 1 + v takes 300
+                log_gamma = mp.loggamma(1 + order)
+            series = sum(
+                (k / 2) ** (2 * n) / mp.factorial(n) / mp.rf(1 + order, n) for n in range(1, 25)
+            )
+            terms = (order * mp.log(k / 2), -log_gamma, mp.log1p(series))
+            ratio = k / 2 / (1 + order) * mp.hyp0f1(2 + order, k**2 / 4) / (1 + series)
+            scale = sum(map(abs, terms))
+            assert abs(value - sum(terms)) <= 8 * eps * scale + tiny
+            assert abs(below - (sum(terms) - k)) <= 8 * eps * (scale + k) + tiny
+            assert abs(slope - (ratio + order / k)) <= 8 * eps * slope + tiny
+            scale = 1 - ratio + order / k
+            assert abs(slope_below - (ratio - 1 + order / k)) <= 8 * eps * scale
+
+
 @given(v=RATIO_ORDERS, x=ARGUMENTS, dtype=KINDS)
 @example(v=0.5, x=1e-12, dtype=torch.float32)
 @example(v=0.5, x=1e12, dtype=torch.float64)

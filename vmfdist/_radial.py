@@ -55,13 +55,14 @@ from vmfdist._elementwise import (
     refuse_derivative,
     with_derivative,
 )
-from vmfdist._gamma import log_gamma
+from vmfdist._gamma import log_gamma, polygamma
 
 __all__ = [
     "bregman_divergence",
     "inverse_mean_resultant_length",
     "inverse_one_minus_mean_resultant_length",
     "kl_to_uniform",
+    "log_bessel",
     "log_bessel_scaled",
     "log_density_at_mode",
     "log_partition",
@@ -374,25 +375,69 @@ def log_density_at_mode(k: Tensor, dim: float) -> Tensor:
     return torch.where(g.k < dim / 2, (g.k - phi) - log_sphere_area(dim), above) + g.excess
 
 
-def _log_bessel_scaled_derivative(k: Tensor, dim: float) -> Tensor:
-    order = dim / 2 - 1
-    slope = -one_minus_mean_resultant_length(k, dim)
+# The next functions are given the order: the dimension 2v + 2 keeps nothing of a small one.
+
+
+@cached_constant(maxsize=1024)
+@working_precision()
+def _log_gamma_one_plus(order: float) -> float:
+    """log Gamma(1 + v), from its Taylor series where 1 + v would be 1."""
+    v = Decimal(order)
+    if order < 1e-20:
+        return float(v * (polygamma(0, Decimal(1)) + v / 2 * polygamma(1, Decimal(1))))
+    return float(log_gamma(1 + v))
+
+
+def _log_bessel_near_zero(g: _Geometry, order: float) -> Tensor:
+    """log I_v(k), all but 0 for small k and v: Phi + v log(k/2) - log Gamma(1 + v)."""
+    x = g.x
+    phi = x - g.lam * torch.log1p(x / g.d) + g.q * g.series("partition_absolute")
+    if order == 0:  # at k = 0 the limit is 0 times infinity
+        return phi
+    return phi + (order * torch.log(g.k / 2) - _log_gamma_one_plus(order))
+
+
+def _log_bessel_scaled(g: _Geometry, order: float) -> Tensor:
+    """log(I_v(k) e^-k), without a term of size k or log-gamma.
+
+    h - v log1p((lam + h)/k) - log(w/2)/2 + q e - 1/2 - log(2 pi)/2 - delta(d/2).
+    """
+    h = g.h
+    constant = 0.5 + 0.5 * math.log(2 * math.pi) + _stirling_remainder(g.dim)
+    logs = 0.5 * torch.log(g.w / 2)
+    if order > 0:
+        logs = logs + order * torch.log1p((g.lam + h) / g.k)
+    return h - logs + (g.q * g.series("partition_absolute") - constant)
+
+
+def _log_bessel_slope(k: Tensor, order: float) -> Tensor:
+    slope = mean_resultant_length(k, 2 * order + 2)
     return slope if order == 0 else slope + order / k
 
 
-@with_derivative(_log_bessel_scaled_derivative)
-def log_bessel_scaled(k: Tensor, dim: float) -> Tensor:
-    """log(I_nu(k) e^-k), nu = d/2 - 1, without a term of size k or log-gamma.
+@with_derivative(_log_bessel_slope)
+def log_bessel(k: Tensor, order: float) -> Tensor:
+    """log I_v(k)."""
+    g = _Geometry(k, 2 * order + 2)
+    result = g.k + _log_bessel_scaled(g, order)
+    if order < 1:
+        result = torch.where(g.k < 1, _log_bessel_near_zero(g, order), result)
+    return result + g.excess
 
-    h - nu log1p((lam + h)/k) - log(w/2)/2 + q e - 1/2 - log(2 pi)/2 - delta(d/2).
-    """
-    g = _Geometry(k, dim)
-    constant = 0.5 + 0.5 * math.log(2 * math.pi) + _stirling_remainder(dim)
-    logs = 0.5 * torch.log(g.w / 2)
-    order = dim / 2 - 1
-    if order > 0:  # at order 0 the limit at k = 0 is 0 times infinity
-        logs = logs + order * torch.log1p((g.lam + g.h) / g.k)
-    return g.h - logs + (g.q * g.series("partition_absolute") - constant) - g.excess
+
+def _log_bessel_scaled_slope(k: Tensor, order: float) -> Tensor:
+    slope = -one_minus_mean_resultant_length(k, 2 * order + 2)
+    return slope if order == 0 else slope + order / k
+
+
+@with_derivative(_log_bessel_scaled_slope)
+def log_bessel_scaled(k: Tensor, order: float) -> Tensor:
+    """log(I_v(k) e^-k)."""
+    g = _Geometry(k, 2 * order + 2)
+    result = _log_bessel_scaled(g, order)
+    if order < 1:
+        result = torch.where(g.k < 1, _log_bessel_near_zero(g, order) - g.k, result)
+    return result - g.excess
 
 
 def _inverse(r: Tensor, one_minus_r: Tensor, dim: float) -> Tensor:

@@ -60,8 +60,9 @@ def log_iv(v: float, x: Tensor) -> Tensor:
         x: the argument, :math:`\ge 0`, of any shape; NaN where it is negative.
 
     Returns:
-        A tensor of the shape and dtype of ``x``. Near the zero of the logarithm the error is
-        relative to the terms of size ``x`` and ``v`` that cancel there.
+        A tensor of the shape and dtype of ``x``. At order 0, where it is :math:`x^2/4` for small
+        ``x``, it keeps all digits; near a zero at another argument the error is relative to the
+        terms of size ``x`` and ``v`` that cancel there.
 
     Raises:
         ValueError: if the order is negative, infinite or NaN.
@@ -73,8 +74,7 @@ def log_iv(v: float, x: Tensor) -> Tensor:
         >>> log_iv(500, torch.tensor([1.0, 1e6], dtype=torch.float64))
         tensor([ -2957.9035, 999992.0483], dtype=torch.float64)
     """
-    x = _argument(x, "x", math.inf)
-    return torch.where(x == math.inf, x, x + log_ive(v, x))
+    return _radial.log_bessel(_argument(x, "x", math.inf), _order(v, 0))
 
 
 def log_ive(v: float, x: Tensor) -> Tensor:
@@ -101,8 +101,7 @@ def log_ive(v: float, x: Tensor) -> Tensor:
         >>> log_ive(0, torch.tensor([0.0, 1.0, 1e12], dtype=torch.float64))
         tensor([  0.0000,  -0.7641, -14.7344], dtype=torch.float64)
     """
-    v = _order(v, 0)
-    return _radial.log_bessel_scaled(_argument(x, "x", math.inf), 2 * v + 2)
+    return _radial.log_bessel_scaled(_argument(x, "x", math.inf), _order(v, 0))
 
 
 def iv_ratio(v: float, x: Tensor) -> Tensor:
