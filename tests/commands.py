@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -49,6 +48,7 @@ def assert_help_names(main: Main, options: Iterable[str], capsys: Capture) -> No
 @contextmanager
 def no_more_than(size: int) -> Iterator[None]:
     """No file can grow beyond so many bytes: what a disk does that is nearly full."""
+    resource = pytest.importorskip("resource")  # of Unix
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

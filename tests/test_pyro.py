@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
+from pyro.distributions import TorchDistribution, constraints
 from pyro.infer import (
     SVI,
     Predictive,
@@ -26,7 +26,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from cases import assert_mean, directions
+from cases import Case, assert_mean, cases_of_dim, directions
 from vmfdist import HypersphericalUniform, VonMisesFisher
 
 
@@ -34,6 +34,89 @@ from vmfdist import HypersphericalUniform, VonMisesFisher
 def validation() -> Iterator[None]:
     with pyro.validation_enabled(True):
         yield
+
+
+# What Pyro's own tests ask of each of its distributions, beside test_contract.py
+
+every_case = pytest.mark.parametrize("case", cases_of_dim(2, 4, 5))
+SHAPE_TYPES = [torch.Size, tuple, list]
+
+
+def assert_same_law(small: dist.TorchDistribution, large: dist.TorchDistribution) -> None:
+    """The larger law is the smaller one, repeated."""
+    x = small.sample()
+    torch.testing.assert_close(
+        large.log_prob(x), small.log_prob(x).expand(large.batch_shape), rtol=0, atol=0
+    )
+    x = large.sample((2,))
+    assert x.shape == (2, *large.batch_shape, *small.event_shape)
+    torch.testing.assert_close(large.log_prob(x), small.log_prob(x), rtol=0, atol=0)
+
+
+@every_case
+@pytest.mark.parametrize("shape_type", SHAPE_TYPES)
+@pytest.mark.parametrize("sample_shape", [(), (2,), (2, 3)])
+def test_shapes_of_any_kind(
+    case: Case, shape_type: Callable[[Any], Any], sample_shape: tuple[int, ...]
+) -> None:
+    small = case.build()
+    shape = (*sample_shape, *small.batch_shape)
+    for large in (
+        small.expand_by(shape_type(sample_shape)),
+        small.expand(shape_type(shape)),
+        TorchDistribution.expand(small, shape_type(shape)),  # Pyro's, for laws without one
+    ):
+        assert large.batch_shape == shape
+        assert_same_law(small, large)
+
+
+@every_case
+@pytest.mark.parametrize("shapes", [[(2, 1), (2, 3)], [(2, 1, 1), (2, 1, 3), (2, 5, 3)]])
+def test_expansions_of_expansions(case: Case, shapes: list[tuple[int, ...]]) -> None:
+    small = case.build()
+    for expand in (type(small).expand, TorchDistribution.expand):
+        large = small
+        for shape in shapes:
+            large = expand(large, (*shape, *small.batch_shape))
+            assert large.batch_shape == (*shape, *small.batch_shape)
+            assert_same_law(small, large)
+
+
+@every_case
+@pytest.mark.parametrize(
+    ("first", "second"), [((2, 1), (4, 3)), ((2, 4), (2, 2, 1)), ((1, 2, 1), (2, 1))]
+)
+def test_expansions_that_lose_something(
+    case: Case, first: tuple[int, ...], second: tuple[int, ...]
+) -> None:
+    small = case.build()
+    large = small.expand((*first, *small.batch_shape))
+    for each in (large, large.to_event(1), large.mask(True)):
+        kept = each.batch_shape[len(first) :]
+        with pytest.raises((RuntimeError, ValueError)):
+            each.expand((*second, *kept))
+
+
+@every_case
+def test_there_is_nothing_to_enumerate(case: Case) -> None:
+    law = case.build()
+    assert not law.has_enumerate_support
+    assert not law.support.is_discrete
+    with pytest.raises(NotImplementedError):
+        law.enumerate_support()
+
+
+@every_case
+def test_values_of_other_shapes_are_refused(case: Case) -> None:
+    law = case.build()
+    value = law.sample()
+    for wrong in (value.unsqueeze(-1), law.expand((3, *case.batch_shape)).sample()[..., :-1]):
+        with pytest.raises(ValueError, match=rf"dimension {case.dim} along its last dimension"):
+            law.log_prob(wrong)
+    if case.batch_shape:
+        wrong = value[:1].expand(case.batch_shape[0] + 1, *value.shape[1:])
+        with pytest.raises(ValueError, match="does not broadcast"):
+            law.log_prob(wrong)
 
 
 # Sites and handlers
