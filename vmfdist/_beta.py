@@ -260,7 +260,7 @@ def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, dim: int) -> Tensor:
         spread - log_mode,
     )
     result = kl_to_uniform(k1, dim) + rest
-    at_infinity = torch.where(torch.isinf(k1), 0.0, math.inf)
+    at_infinity = torch.where(torch.isinf(k1), 0.0, torch.full_like(k1, math.inf))
     return torch.where(torch.isinf(k2), at_infinity, result)
 
 

@@ -388,16 +388,16 @@ def _log_gamma_one_plus(order: float) -> float:
     return float(log_gamma(1 + v))
 
 
-def _log_bessel_near_zero(g: _Geometry, order: float) -> Tensor:
+def _log_bessel_near_zero(g: _Geometry, order: float, correction: Tensor) -> Tensor:
     """log I_v(k), all but 0 for small k and v: Phi + v log(k/2) - log Gamma(1 + v)."""
     x = g.x
-    phi = x - g.lam * torch.log1p(x / g.d) + g.q * g.series("partition_absolute")
+    phi = x - g.lam * torch.log1p(x / g.d) + correction
     if order == 0:  # at k = 0 the limit is 0 times infinity
         return phi
     return phi + (order * torch.log(g.k / 2) - _log_gamma_one_plus(order))
 
 
-def _log_bessel_scaled(g: _Geometry, order: float) -> Tensor:
+def _log_bessel_scaled(g: _Geometry, order: float, correction: Tensor) -> Tensor:
     """log(I_v(k) e^-k), without a term of size k or log-gamma.
 
     h - v log1p((lam + h)/k) - log(w/2)/2 + q e - 1/2 - log(2 pi)/2 - delta(d/2).
@@ -407,7 +407,7 @@ def _log_bessel_scaled(g: _Geometry, order: float) -> Tensor:
     logs = 0.5 * torch.log(g.w / 2)
     if order > 0:
         logs = logs + order * torch.log1p((g.lam + h) / g.k)
-    return h - logs + (g.q * g.series("partition_absolute") - constant)
+    return h - logs + (correction - constant)
 
 
 def _log_bessel_slope(k: Tensor, order: float) -> Tensor:
@@ -419,9 +419,10 @@ def _log_bessel_slope(k: Tensor, order: float) -> Tensor:
 def log_bessel(k: Tensor, order: float) -> Tensor:
     """log I_v(k)."""
     g = _Geometry(k, 2 * order + 2)
-    result = g.k + _log_bessel_scaled(g, order)
+    correction = g.q * g.series("partition_absolute")
+    result = g.k + _log_bessel_scaled(g, order, correction)
     if order < 1:
-        result = torch.where(g.k < 1, _log_bessel_near_zero(g, order), result)
+        result = torch.where(g.k < 1, _log_bessel_near_zero(g, order, correction), result)
     return result + g.excess
 
 
@@ -434,9 +435,10 @@ def _log_bessel_scaled_slope(k: Tensor, order: float) -> Tensor:
 def log_bessel_scaled(k: Tensor, order: float) -> Tensor:
     """log(I_v(k) e^-k)."""
     g = _Geometry(k, 2 * order + 2)
-    result = _log_bessel_scaled(g, order)
+    correction = g.q * g.series("partition_absolute")
+    result = _log_bessel_scaled(g, order, correction)
     if order < 1:
-        result = torch.where(g.k < 1, _log_bessel_near_zero(g, order) - g.k, result)
+        result = torch.where(g.k < 1, _log_bessel_near_zero(g, order, correction) - g.k, result)
     return result - g.excess
 
 
