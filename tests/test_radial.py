@@ -139,18 +139,23 @@ def test_fourth_derivative_of_the_ratio_is_refused() -> None:
 def test_gradcheck_of_two_arguments(dim: int) -> None:
     k1 = torch.tensor([0.5, 2.0, 7.0, 30.0], dtype=torch.float64, requires_grad=True)
     k2 = torch.tensor([0.7, 2.0, 1.0, 31.0], dtype=torch.float64, requires_grad=True)
-    for function in (_radial.bregman_divergence, _radial.mean_resultant_length_difference):
+    separation = torch.tensor([0.0, 0.3, 1.0, 1.9], dtype=torch.float64)
 
-        def at(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-            return function(a, b, dim)  # noqa: B023 -- called within the loop
+    def difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return _radial.mean_resultant_length_difference(a, b, dim)
 
-        assert torch.autograd.gradcheck(at, (k1, k2), check_forward_ad=True)
-        assert torch.autograd.gradgradcheck(at, (k1, k2))
+    def divergence(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return _radial.kl_to_another(a, b, separation, dim)
+
+    for function in (difference, divergence):
+        assert torch.autograd.gradcheck(function, (k1, k2), check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(function, (k1, k2))
 
 
 def test_gradients_of_the_divergence_at_two_zeros() -> None:
     k1, k2 = (torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(2))
-    first = torch.autograd.grad(_radial.bregman_divergence(k1, k2, 6), (k1, k2), create_graph=True)
+    divergence = _radial.kl_to_another(k1, k2, torch.zeros_like(k1), 6)
+    first = torch.autograd.grad(divergence, (k1, k2), create_graph=True)
     assert [g.item() for g in first] == [0.0, 0.0]
     # The second derivatives are plus and minus the Fisher information A'(0) = 1/d.
     (second,) = torch.autograd.grad(first[1], k2, retain_graph=True)

@@ -44,6 +44,7 @@ from vmfdist._elementwise import (
     with_derivative,
 )
 from vmfdist._gamma import log_gamma, polygamma
+from vmfdist._infinity import finite, slope_to_point_mass, stand_in, with_point_mass
 
 __all__ = [
     "cosine_entropy",
@@ -52,6 +53,7 @@ __all__ = [
     "kl_to_uniform",
     "kl_to_von_mises_fisher",
     "log_partition",
+    "log_tilt",
     "mean_cosine",
     "mean_log",
     "one_minus_mean_cosine",
@@ -77,10 +79,11 @@ def _leading_constants(dim: int) -> tuple[Decimal, Decimal, Decimal]:
 
 @cached_constant(maxsize=1024)
 def _scales(dim: int, dtype: torch.dtype) -> tuple[float, ...]:
-    """a, c, the constants of the leading terms, and the largest finite number."""
-    leading = tuple(map(float, _leading_constants(dim)))
+    """a, c and the constants of the leading terms: g, b, b/e and 1/e."""
+    slope, bend, stretch = _leading_constants(dim)
+    leading = tuple(map(float, (slope, bend, bend / stretch, 1 / stretch)))
     a = (dim - 1) / 2
-    return (a, max(a, 1.0), *leading, 1.0, torch.finfo(dtype).max)
+    return (a, max(a, 1.0), *leading, 1.0)
 
 
 def _leading_rise(a: Any, slope: Any, bend: Any, k: Any) -> Any:
@@ -148,24 +151,30 @@ def _coefficients(dim: int, name: str, dtype: torch.dtype) -> tuple[float, ...]:
     return truncate(_fitted_series(dim)[name], tolerance)
 
 
-def _finite(k: Tensor) -> Tensor:
-    return k.clamp(max=torch.finfo(k.dtype).max / 4)
-
-
 class _Geometry:
     """What the formulas share, at k and a dimension."""
 
     def __init__(self, k: Tensor, dim: int) -> None:
         self.given, self.dim = k, dim
         scales = as_tensors(_scales(dim, k.dtype), k)
-        self.a, self.c, self.slope, self.bend, self.stretch, self.one, largest = scales
-        self.k = torch.minimum(k, largest / 4)  # unbounded quantities add `excess`
+        self.a, self.c, self.slope, self.bend, self.limit, self.knee, self.one = scales
+        self.k = finite(k)  # unbounded quantities add `excess`
         self.x = self.k + self.a
         self.p, self.q = self.c / (self.k + self.c), self.k / (self.k + self.c)
 
     @property
     def excess(self) -> Tensor:
-        return torch.where(torch.isinf(self.given), self.given, 0.0)
+        return self.given - self.k  # 0, or infinity
+
+    def log1p_multiple(self, factor: Tensor, x: Tensor) -> Tensor:
+        """log1p(factor x), x up to the largest number; in dimension 2 factors are above 1, up to 3.
+
+        There log1p(4y) = log1p(y) + log1p(3y / (1 + y)).
+        """
+        if self.dim > 2:
+            return torch.log1p(factor * x)
+        y = factor / 4 * x
+        return torch.log1p(y) + torch.log1p(3 * y / (1 + y))
 
     def series(self, name: str) -> Tensor:
         return evaluate_series(_coefficients, self.dim, name, self.p + self.p - self.one)
@@ -175,7 +184,7 @@ class _Geometry:
 def log_partition(k: Tensor, dim: int) -> Tensor:
     """Phi = -(a log1p(g k) + q^2 e)."""
     g = _Geometry(k, dim)
-    return -(g.a * torch.log1p(g.slope * g.k) + g.q * g.q * g.series("partition")) - g.excess
+    return -(g.a * g.log1p_multiple(g.slope, g.k) + g.q * g.q * g.series("partition")) - g.excess
 
 
 @with_derivative(lambda k, dim: variance_log(k, dim))
@@ -204,16 +213,16 @@ def _third_cumulant_log(k: Tensor, dim: int) -> Tensor:
     """-a (2x + a) / (x (x + a))^2 (1 + p r)."""
     g = _Geometry(k, dim)
     y = g.x + g.a
-    leading = -(g.a / y / g.x) * ((g.x + y) / y / g.x)
+    leading = -(g.a / y / g.x) * ((g.x / y + g.one) / g.x)
     return leading + leading * (g.p * g.series("third"))
 
 
-@with_derivative(lambda k, dim: _finite(k) * variance_log(k, dim))
+@with_derivative(lambda k, dim: finite(k) * variance_log(k, dim))
 def kl_to_uniform(k: Tensor, dim: int) -> Tensor:
     """k Phi' - Phi = a log1p(b k^2 / (1 + e k)) + p q^2 f."""
     g = _Geometry(k, dim)
-    ratio = g.k * (g.bend * (g.k / (g.one + g.stretch * g.k)))
-    return g.a * torch.log1p(ratio) + g.p * g.q * g.q * g.series("divergence") + g.excess
+    leading = g.a * g.log1p_multiple(g.limit, g.k * (g.k / (g.k + g.knee)))
+    return leading + g.p * g.q * g.q * g.series("divergence") + g.excess
 
 
 @with_derivative(lambda k, dim: variance_log(k, dim))
@@ -227,41 +236,75 @@ def _mean_log_rise(k: Tensor, dim: int) -> Tensor:
 @with_derivative(lambda k, dim: _mean_log_rise(k, dim))
 def kl_from_uniform(k: Tensor, dim: int) -> Tensor:
     """Phi - k Phi'(0) = a (y - log1p(y)) - q^2 e, y = g k."""
-    g = _Geometry(k, dim)
+    g = _Geometry(k.clamp(max=stand_in(k.dtype)), dim)  # beyond, g k overflows in dimension 2
     y = g.slope * g.k
-    return g.a * minus_log1p(y, 1 + y) - g.q * g.q * g.series("partition") + g.excess
+    linear = g.a * g.slope * (k - g.k)
+    return g.a * minus_log1p(y, 1 + y) - g.q * g.q * g.series("partition") + linear
 
 
-def _kl_slope_in_first(k1: Tensor, k2: Tensor, dim: int) -> Tensor:
-    """k1 Phi''(k1) - k2 M'(k1), with the mean M of the cosine."""
-    return k1 * variance_log(k1, dim) - k2 * _mean_cosine_slope(k1, dim)
+def _kl_slope_in_first(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) -> Tensor:
+    """k1 Phi''(k1) - k2 M'(k1) (1 - separation), with the mean M of the cosine."""
+    f1, f2 = finite(k1), finite(k2)
+    s = _Shares(f1, dim)
+    slope = f1 * variance_log(f1, dim) - f2 / s.y * (2 * s.a) * (1 - separation)
+    return slope_to_point_mass(slope, k1, k2, separation)
 
 
-def _kl_slope_in_second(k1: Tensor, k2: Tensor, dim: int) -> Tensor:
-    """A(k2) - M(k1), from the complements where these are the smaller."""
+def _kl_slope_in_second(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) -> Tensor:
+    """A(k2) - M(k1) (1 - separation), from the complements where these are the smaller."""
     near = one_minus_mean_cosine(k1, dim) - _radial.one_minus_mean_resultant_length(k2, dim)
-    return torch.where(
-        k2 < dim, _radial.mean_resultant_length(k2, dim) - mean_cosine(k1, dim), near
-    )
+    mean = mean_cosine(k1, dim)
+    change = torch.where(k2 < dim, _radial.mean_resultant_length(k2, dim) - mean, near)
+    return change + mean * separation
 
 
-@with_derivative(_kl_slope_in_first, _kl_slope_in_second)
-def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, dim: int) -> Tensor:
-    """From the power spherical law of k1 to the von Mises-Fisher law of k2 and the same direction.
+@with_derivative(
+    _kl_slope_in_first,
+    _kl_slope_in_second,
+    lambda k1, k2, separation, dim: finite(k2) * mean_cosine(k1, dim),
+)
+def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) -> Tensor:
+    """From the power spherical law of k1 to the von Mises-Fisher law of k2.
 
-    KL to uniform + Phi_vMF(k2) - k2 M(k1); above k2 = d/2 without the two terms of size k2.
+    KL to uniform + Phi_vMF(k2) - k2 M(k1) (1 - separation), of which the last is half the squared
+    distance between the mean directions; above k2 = d/2 without the two terms of size k2.
     """
-    finite = k2.clamp(max=torch.finfo(k2.dtype).max / 4)
-    spread = finite * one_minus_mean_cosine(k1, dim)
-    log_mode = _radial.log_density_at_mode(finite, dim) + _radial.log_sphere_area(dim)
-    rest = torch.where(
-        k2 < dim / 2,
-        _radial.log_partition(finite, dim) - finite * mean_cosine(k1, dim),
-        spread - log_mode,
-    )
-    result = kl_to_uniform(k1, dim) + rest
-    at_infinity = torch.where(torch.isinf(k1), 0.0, torch.full_like(k1, math.inf))
+    f2, mean = finite(k2), mean_cosine(k1, dim)
+    spread = f2 * one_minus_mean_cosine(k1, dim)
+    log_mode = _radial.log_density_at_mode(f2, dim) + _radial.log_sphere_area(dim)
+    rest = torch.where(k2 < dim / 2, _radial.log_partition(f2, dim) - f2 * mean, spread - log_mode)
+    result = kl_to_uniform(k1, dim) + rest + f2 * mean * separation
+    same = torch.isinf(k1) & (separation == 0)
+    at_infinity = torch.where(same, 0.0, torch.full_like(k1, math.inf))
     return torch.where(torch.isinf(k2), at_infinity, result)
+
+
+# --------------------------------------------------------------------------------------------------
+# The density
+# --------------------------------------------------------------------------------------------------
+
+
+def _log_far(near: Tensor, far: Tensor) -> Tensor:
+    """log of (1 + w)/2, from the smaller of near = (1 - w)/2 and far = (1 + w)/2."""
+    return torch.where(near < 0.5, torch.log1p(-near), torch.log(far))
+
+
+def _log_tilt_slope(far: Tensor, k: Tensor) -> Tensor:
+    """k / far. At the antipode, where no side is that of the gradient, this times 0 is to be 0."""
+    return finite(finite(k) / far.clamp(min=torch.finfo(far.dtype).tiny))
+
+
+@with_derivative(
+    lambda near, far, k, dim: torch.where(near < 0.5, -_log_tilt_slope(far, k), 0.0),
+    lambda near, far, k, dim: torch.where(near < 0.5, 0.0, _log_tilt_slope(far, k)),
+    lambda near, far, k, dim: _log_far(near, far),
+)
+def log_tilt(near: Tensor, far: Tensor, k: Tensor, dim: int) -> Tensor:
+    """k log((1 + w)/2) for the density on the sphere, from (1 - w)/2 and (1 + w)/2."""
+    level, finite_k = _log_far(near, far), finite(k)
+    # 0 times infinity, of either, is NaN in the second product alone.
+    result = torch.fmin(finite_k * finite(level), k * level)
+    return with_point_mass(result, k, finite_k, near)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -273,9 +316,9 @@ class _Shares:
     """a and k as shares of y = 2a + k: powers of these stay in range; 2a/y + k/y = 1."""
 
     def __init__(self, k: Tensor, dim: int) -> None:
-        finite = _finite(k)
-        self.y = finite + (dim - 1)
-        self.a, self.k = (dim - 1) / 2 / self.y, finite / self.y
+        k = finite(k)
+        self.y = k + (dim - 1)
+        self.a, self.k = (dim - 1) / 2 / self.y, k / self.y
 
 
 def _mean_cosine_slope(k: Tensor, dim: int) -> Tensor:

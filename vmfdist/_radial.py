@@ -56,11 +56,12 @@ from vmfdist._elementwise import (
     with_derivative,
 )
 from vmfdist._gamma import log_gamma, polygamma
+from vmfdist._infinity import finite, slope_to_point_mass
 
 __all__ = [
-    "bregman_divergence",
     "inverse_mean_resultant_length",
     "inverse_one_minus_mean_resultant_length",
+    "kl_to_another",
     "kl_to_uniform",
     "log_bessel",
     "log_bessel_scaled",
@@ -217,9 +218,9 @@ def _coefficients(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...
 
 @cached_constant(maxsize=1024)
 def _scales(dim: float, dtype: torch.dtype) -> tuple[float, ...]:
-    """lam, mu, c, d, 1 and what stands for infinity, the largest finite number."""
+    """lam, mu, c, d and 1."""
     lam, mu = (dim - 1) / 2, (dim + 1) / 2
-    return (lam, mu, _stretch(dim) * mu, float(dim), 1.0, torch.finfo(dtype).max)
+    return (lam, mu, _stretch(dim) * mu, float(dim), 1.0)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -238,8 +239,8 @@ class _Geometry:
     def __init__(self, k: Tensor, dim: float) -> None:
         self.given, self.dim = k, dim
         scales = as_tensors(_scales(dim, k.dtype), k)
-        self.lam, self.mu, c, self.d, self.one, largest = scales
-        self.k = torch.minimum(k, largest)  # unbounded quantities add `excess`
+        self.lam, self.mu, c, self.d, self.one = scales
+        self.k = finite(k)  # unbounded quantities add `excess`
         self.s = torch.hypot(self.k, self.mu)
         self.w = self.s + self.lam
         root = torch.hypot(self.k, c)
@@ -333,10 +334,9 @@ def _third_derivative(k: Tensor, dim: float) -> Tensor:
 
 def _tangent_variance_slope(k: Tensor, dim: float) -> Tensor:
     """Minus the square of A/k times the derivative of k A_{d+2}; no terms cancel."""
-    finite = k.clamp(max=torch.finfo(k.dtype).max)  # no infinity times 0
     variance = tangent_variance(k, dim)
     above = mean_resultant_length(k, dim + 2)
-    rise = above + finite * mean_resultant_length_derivative(k, dim + 2)
+    rise = above + finite(k) * mean_resultant_length_derivative(k, dim + 2)
     return -variance * (variance * rise)
 
 
@@ -347,8 +347,8 @@ def tangent_variance(k: Tensor, dim: float) -> Tensor:
 
 
 def _kl_slope(k: Tensor, dim: float) -> Tensor:
-    """k A', with the largest number for infinity: no infinity times 0."""
-    return k.clamp(max=torch.finfo(k.dtype).max) * mean_resultant_length_derivative(k, dim)
+    """k A'."""
+    return finite(k) * mean_resultant_length_derivative(k, dim)
 
 
 @with_derivative(_kl_slope)
@@ -491,29 +491,36 @@ def inverse_one_minus_mean_resultant_length(u: Tensor, dim: float) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------------------
-# The Bregman divergence of the log-partition
+# The divergence between two laws
 # --------------------------------------------------------------------------------------------------
 
 
 class _Pair:
     """Differences between two concentrations that do not cancel, at a scale c.
 
-    With s_i = sqrt(k_i^2 + c^2), every factor a ratio that stays in range:
-    rise = s_2 - s_1, gap = s_1 s_2 - k_1 k_2 - c^2 and turn = k_2/s_2 - k_1/s_1.
+    With s_i = sqrt(k_i^2 + c^2), every factor a ratio that stays in range up to the largest number:
+    rise = s_2 - s_1, gap = s_1 s_2 - k_1 k_2 - c^2.
     """
 
     def __init__(self, k1: Tensor, k2: Tensor, c: float) -> None:
-        self.delta = k2 - k1
+        self.delta, self.c = k2 - k1, c
         self.s1, self.s2 = _hypotenuse(k1, c), _hypotenuse(k2, c)
         self.sine1, self.sine2 = k1 / self.s1, k2 / self.s2
         self.p1, self.p2 = c / self.s1, c / self.s2
-        self.rise = self.delta * ((k1 / 2 + k2 / 2) / (self.s1 / 2 + self.s2 / 2))
-        # s1 s2 - k1 k2 - c^2 = c^2 delta^2 / (s1 s2 + k1 k2 + c^2), here over s1 s2.
-        cosine_sum = 1 + self.sine1 * self.sine2 + self.p1 * self.p2
-        self.gap = (self.p1 * self.delta) * (self.p2 * self.delta) / cosine_sum
-        # s1 (s1 + s2) - k1 (k1 + k2) = 2 c^2 + gap
-        self.inner = (2 * c * c + self.gap) / (self.s1 + self.s2)
-        self.turn = self.delta / self.s1 * (self.inner / self.s2)
+        self.step1, self.step2 = self.delta / self.s1, self.delta / self.s2
+        self._cosine_sum = 1 + self.sine1 * self.sine2 + self.p1 * self.p2
+        self._mean = self.s1 / 2 + self.s2 / 2
+        self.rise = self.delta * ((k1 / 2 + k2 / 2) / self._mean)
+
+    def gap_over(self, first: Tensor, second: float | Tensor = 1.0) -> Tensor:
+        """The gap, c^2 delta^2 / (s1 s2 + k1 k2 + c^2), divided by both."""
+        parts = self.c * (self.step1 / first), self.c * (self.step2 / second)
+        return parts[0] * parts[1] / self._cosine_sum
+
+    @property
+    def inner(self) -> Tensor:
+        """s1 (s1 + s2) - k1 (k1 + k2) = 2 c^2 + gap, over s1 + s2."""
+        return self.c * (self.c / self._mean) + self.gap_over(self._mean) / 2
 
 
 class _CorrectionPair(_Pair):
@@ -532,32 +539,45 @@ class _CorrectionPair(_Pair):
         return divided_differences(*self._swapped)[1]
 
 
-def _finite(k1: Tensor, k2: Tensor) -> tuple[Tensor, Tensor]:
-    largest = torch.finfo(k1.dtype).max
-    return k1.clamp(max=largest), k2.clamp(max=largest)
+def _kl_slope_in_first(k1: Tensor, k2: Tensor, separation: Tensor, dim: float) -> Tensor:
+    """A'(k1) (k1 - k2 (1 - separation))."""
+    f1, f2 = finite(k1), finite(k2)
+    slope = mean_resultant_length_derivative(k1, dim) * ((f1 - f2) + f2 * separation)
+    return slope_to_point_mass(slope, k1, k2, separation)
+
+
+def _kl_slope_in_second(k1: Tensor, k2: Tensor, separation: Tensor, dim: float) -> Tensor:
+    """A(k2) - A(k1) (1 - separation)."""
+    change = mean_resultant_length_difference(k1, k2, dim)
+    return change + mean_resultant_length(k1, dim) * separation
 
 
 @with_derivative(
-    lambda k1, k2, dim: mean_resultant_length_derivative(k1, dim) * (k1 - k2),
-    lambda k1, k2, dim: mean_resultant_length_difference(k1, k2, dim),
+    _kl_slope_in_first,
+    _kl_slope_in_second,
+    lambda k1, k2, separation, dim: finite(k2) * mean_resultant_length(k1, dim),
 )
-def bregman_divergence(k1: Tensor, k2: Tensor, dim: float) -> Tensor:
-    """Phi(k2) - Phi(k1) - A(k1) (k2 - k1) >= 0, to full relative accuracy.
+def kl_to_another(k1: Tensor, k2: Tensor, separation: Tensor, dim: float) -> Tensor:
+    """From the law of k1 to that of k2, to full relative accuracy.
 
-    Leading part, s at the scale mu: lam (y - log1p(y)) + gap / w1 with y = (s2 - s1) / w1.
+    The Bregman divergence Phi(k2) - Phi(k1) - A(k1) (k2 - k1) and k2 A(k1) separation, which is
+    half the squared distance between the mean directions.
+
+    Leading part of the first, s at the scale mu: lam (y - log1p(y)) + gap / w1, y = (s2 - s1) / w1.
     Correction: E(x2) - E(x1) - E'(x1) x'(k1) (k2 - k1) by divided differences.
     """
-    f1, f2 = _finite(k1, k2)
+    f1, f2 = finite(k1), finite(k2)
     lam, mu = (dim - 1) / 2, (dim + 1) / 2
     pair = _Pair(f1, f2, mu)
     w1, w2 = lam + pair.s1, lam + pair.s2
-    leading = lam * minus_log1p(pair.rise / w1, w2 / w1) + pair.gap / w1
+    leading = lam * minus_log1p(pair.rise / w1, w2 / w1) + pair.gap_over(w1)
     e = _CorrectionPair(f1, f2, dim)
     # p2 - p1 - p'(k1) (k2 - k1) = c (k1 delta rise - s1 gap) / (s1^3 s2)
-    bend = e.p1 * (e.sine1 * (e.delta / e.s2) * (e.rise / e.s1) - e.gap / e.s1 / e.s2)
+    bend = e.p1 * (e.sine1 * e.step2 * (e.rise / e.s1) - e.gap_over(e.s1, e.s2))
     correction = 2 * e.slope1 * bend + e.dx * e.dx * e.second112
-    excess = torch.where(k1 == k2, 0.0, (k1 - f1) + (k2 - f2))
-    return leading + correction + excess
+    turned = f2 * mean_resultant_length(f1, dim) * separation
+    same = (k1 == k2) & (separation == 0)
+    return leading + correction + turned + torch.where(same, 0.0, (k1 - f1) + (k2 - f2))
 
 
 @with_derivative(
@@ -570,13 +590,15 @@ def mean_resultant_length_difference(k1: Tensor, k2: Tensor, dim: float) -> Tens
     Leading part k2/w2 - k1/w1 = delta (lam + (2 mu^2 + gap)/(s1 + s2)) / (w1 w2); correction
     E'(x2) x'(k2) - E'(x1) x'(k1) with x'(k) = -2 c k / s^3.
     """
-    k1, k2 = _finite(k1, k2)
+    k1, k2 = finite(k1), finite(k2)
     lam, mu = (dim - 1) / 2, (dim + 1) / 2
     pair = _Pair(k1, k2, mu)
     leading = pair.delta / (lam + pair.s1) * ((lam + pair.inner) / (lam + pair.s2))
     e = _CorrectionPair(k1, k2, dim)
     slope_change = e.dx * (e.second112 + e.second122())
     x_prime2 = -2 * e.p2 * e.sine2 / e.s2
-    square = (e.delta / e.s1) * (e.sine1 + k2 / e.s1)  # 1/s2^2 - 1/s1^2 is minus this over s2^2
-    x_prime_change = -2 * e.p2 * (e.turn - e.sine1 * square) / e.s2
+    # 1/s2^2 - 1/s1^2 = -delta (k1 + k2) / (s1 s2)^2
+    turn = e.step1 * (e.inner / e.s2)
+    fall = e.sine1 * (e.step1 / e.s2) * (e.p2 * (e.sine1 + k2 / e.s1))
+    x_prime_change = -2 * (e.p2 * turn / e.s2 - fall)
     return leading + slope_change * x_prime2 + e.slope1 * x_prime_change

@@ -39,6 +39,7 @@ from torch import Tensor
 
 from vmfdist import _piecewise
 from vmfdist._cache import cached_constant
+from vmfdist._infinity import finite
 from vmfdist._piecewise import Grid
 from vmfdist._quantile import COARSE, FINE, SINGLE, refine, solve
 from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
@@ -87,14 +88,14 @@ def to_power_spherical(zeta: Tensor, concentration: Tensor, dim: int) -> CosineD
 def _transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> CosineDraw:
     single, shape = zeta.dtype == torch.float32, zeta.shape
     k = concentration if concentration.numel() == 1 else concentration.expand(shape)
-    z, k = zeta.double().reshape(-1), k.double().clamp(max=1e150).reshape(-1)  # for infinity
+    z, k = zeta.double().reshape(-1), finite(k.double()).reshape(-1)
     scale = k + _offset(dim)
     level, pace = _interpolate(z, k / scale, dim, tilt)
     if single and (dim > 2 or tilt is POWER_SPHERICAL):
         odds, rate = level.exp_().div_(scale), pace.div_(scale)
     else:
-        # From 1e37 on, where float32 nodes end, only the scale changes.
-        near, effort = (k.clamp(max=1e37), SINGLE) if single else (k, FINE)
+        # From where nodes end only the scale changes.
+        near, effort = (k.clamp(max=1e37), SINGLE) if single else (k.clamp(max=1e150), FINE)
         near_scale = near + _offset(dim)
         shift = torch.log(near_scale)
         u, rate = refine(z, near, dim, tilt, (level - shift) / 2.0, effort)
@@ -168,7 +169,7 @@ def _von_mises_fisher_in_dimension_3(zeta: Tensor, concentration: Tensor) -> Cos
     ((1 - F)/b - e^-2k F/a) / e^-a; for small k, where that cancels, its Taylor series.
     """
     info = torch.finfo(zeta.dtype)
-    k = concentration.clamp(info.eps**2, info.max / 4)  # the limits at 0 and infinity without 0/0
+    k = finite(concentration).clamp(min=info.eps**2)  # the limits at 0 and infinity without 0/0
     scaled = zeta * math.sqrt(0.5)
     below = torch.special.erfc(-scaled).mul_(0.5).clamp_(min=1e-17)  # F
     above = torch.special.erfc(scaled).mul_(0.5).clamp_(min=1e-17)  # 1 - F
@@ -197,7 +198,7 @@ def _power_spherical_in_dimension_3(zeta: Tensor, concentration: Tensor) -> Cosi
     The rate is -log(1 - F) / ((k + 1)^2 t).
     """
     info = torch.finfo(zeta.dtype)
-    power = concentration.clamp(max=info.max / 4) + 1.0
+    power = finite(concentration) + 1.0
     scaled = zeta * math.sqrt(0.5)
     below = torch.special.erfc(-scaled).mul_(0.5).clamp_(min=1e-17)  # F
     above = torch.special.erfc(scaled).mul_(0.5).clamp_(min=1e-17)  # 1 - F

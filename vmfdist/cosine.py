@@ -27,6 +27,7 @@ from torch.types import _size
 from vmfdist import _beta, _quantile, _radial
 from vmfdist._cache import cached_constant, static
 from vmfdist._elementwise import refuse_derivative, with_derivative
+from vmfdist._infinity import finite
 from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist._transport import CosineDraw, Transport, to_power_spherical, to_von_mises_fisher
 from vmfdist._validation import (
@@ -53,15 +54,15 @@ _refuse = refuse_derivative(
 
 
 def _finite(k: Tensor) -> Tensor:
-    """The largest numbers stand for infinity: no infinity times 0."""
-    return k.clamp(max=1e150 if k.dtype == torch.float64 else torch.finfo(k.dtype).max / 4)
+    """What quadrature can square."""
+    return k.clamp(max=1e150)
 
 
 def _log_density(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
     """Of w."""
     tilt, dim = law
     constant = tilt.log_density_at_mode(k, dim) + _radial.log_sphere_area(dim - 1)
-    result = constant + tilt.exponent(t, rest, _finite(k))
+    result = constant + tilt.exponent(t, rest, finite(k))
     if dim == 3:  # 0 log(1 - w^2) at w = +-1
         return result
     return result + (dim - 3) / 2 * (torch.log(t) + torch.log(rest))

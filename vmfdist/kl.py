@@ -56,6 +56,11 @@ def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
     return p.dim, broadcast_shapes(p.batch_shape, q.batch_shape)
 
 
+def _separation(p: VonMisesFisher | PowerSpherical, q: VonMisesFisher) -> Tensor:
+    """1 - <mu_1, mu_2>, without cancellation."""
+    return (p.loc - q.loc).square().sum(-1) / 2
+
+
 @register_kl(VonMisesFisher, HypersphericalUniform)
 def _kl_von_mises_fisher_uniform(p: VonMisesFisher, q: HypersphericalUniform) -> Tensor:
     dim, shape = _common(p, q)
@@ -79,10 +84,7 @@ def _kl_von_mises_fisher_von_mises_fisher(p: VonMisesFisher, q: VonMisesFisher) 
     dim, _ = _common(p, q)
     dtype = torch.promote_types(p.concentration.dtype, q.concentration.dtype)
     k1, k2 = p.concentration.to(dtype), q.concentration.to(dtype)
-    half_squared_chord = (p.loc - q.loc).square().sum(-1) / 2
-    length = _radial.mean_resultant_length(k1, dim)
-    finite_k2 = k2.clamp(max=torch.finfo(dtype).max)  # no infinity times 0
-    return _radial.bregman_divergence(k1, k2, dim) + finite_k2 * length * half_squared_chord
+    return _radial.kl_to_another(k1, k2, _separation(p, q), dim)
 
 
 @register_kl(PowerSpherical, HypersphericalUniform)
@@ -102,8 +104,4 @@ def _kl_power_spherical_von_mises_fisher(p: PowerSpherical, q: VonMisesFisher) -
     dim, _ = _common(p, q)
     dtype = torch.promote_types(p.concentration.dtype, q.concentration.dtype)
     k1, k2 = p.concentration.to(dtype), q.concentration.to(dtype)
-    half_squared_chord = (p.loc - q.loc).square().sum(-1) / 2
-    length = _beta.mean_cosine(k1, dim)
-    return _beta.kl_to_von_mises_fisher(k1, k2, dim) + (
-        k2.clamp(max=torch.finfo(dtype).max) * length * half_squared_chord
-    )
+    return _beta.kl_to_von_mises_fisher(k1, k2, _separation(p, q), dim)

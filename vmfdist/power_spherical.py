@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from vmfdist import _beta, _radial
-from vmfdist._tilt import POWER_SPHERICAL
+from vmfdist._infinity import finite
 from vmfdist.cosine import PowerSphericalCosine
 from vmfdist.rotational import CovarianceEigenvalues, RotationallySymmetric
 
@@ -83,12 +82,10 @@ class PowerSpherical(RotationallySymmetric):
             ValueError: under ``validate_args``, if ``value`` is not on the sphere or of another
                 dimension.
         """
-        t = self._half_squared_chord(value)
-        loc, given = self._given
-        rest = (value + loc).square().sum(-1) / 2
-        k = given.clamp(max=torch.finfo(given.dtype).max / 4)  # no infinity times 0
-        log_mode = -(_beta.log_partition(given, self.dim) + _radial.log_sphere_area(self.dim))
-        return self._expanded(log_mode + POWER_SPHERICAL.exponent(t, rest, k), value)
+        loc, k = self._given
+        near, far = self._squared_distance(value) / 4, (value + loc).square().sum(-1) / 4
+        log_mode = -(_beta.log_partition(finite(k), self.dim) + _radial.log_sphere_area(self.dim))
+        return self._expanded(log_mode + _beta.log_tilt(near, far, k, self.dim), value)
 
     def entropy(self) -> Tensor:
         """Differential entropy with respect to the surface measure."""
@@ -99,8 +96,7 @@ class PowerSpherical(RotationallySymmetric):
     def log_normalizer(self) -> Tensor:
         r"""log of the integral of :math:`(1 + \langle x, \mu\rangle)^\kappa`, :math:`\log Z_d`."""
         _, given = self._given
-        k = given.clamp(max=torch.finfo(given.dtype).max / 4)  # no difference of infinities
-        tilted = math.log(2) * given + _beta.log_partition(k, self.dim)
+        tilted = math.log(2) * given + _beta.log_partition(finite(given), self.dim)
         return (_radial.log_sphere_area(self.dim) + tilted).expand(self.batch_shape)
 
     def _eigenvalues(self) -> CovarianceEigenvalues:

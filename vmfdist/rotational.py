@@ -272,11 +272,11 @@ class RotationallySymmetric(TorchDistribution):
         matrix = matrix.diagonal_scatter(self._variance(), dim1=-2, dim2=-1)
         return matrix.expand(self.batch_shape + self.event_shape * 2)
 
-    def _half_squared_chord(self, value: Tensor) -> Tensor:
-        """1 - <value, loc> = |value - loc|^2 / 2, which keeps its digits where the two are near."""
+    def _squared_distance(self, value: Tensor) -> Tensor:
+        """|value - loc|^2 = 2 (1 - <value, loc>), which keeps its digits where the two are near."""
         if self._validate_args:
             self._validate_sample(value)
-        return (value - self._given[0]).square().sum(-1) / 2
+        return (value - self._given[0]).square().sum(-1)
 
     def _expanded(self, result: Tensor, value: Tensor) -> Tensor:
         """What was computed with the parameters as given, in the shape that it should have."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vmfdist import _radial, _resultant
+from vmfdist._infinity import finite, with_point_mass
 from vmfdist._validation import broadcast_shapes
 from vmfdist.cosine import VonMisesFisherCosine
 from vmfdist.rotational import CovarianceEigenvalues, RotationallySymmetric
@@ -251,11 +252,13 @@ class VonMisesFisher(RotationallySymmetric):
             ValueError: under ``validate_args``, if ``value`` is not on the sphere or of another
                 dimension.
         """
-        chord = self._half_squared_chord(value)
-        # The largest finite number stands for an infinite concentration: no infinity times 0.
-        _, k = self._given
-        k = k.clamp(max=torch.finfo(k.dtype).max)
-        return self._expanded(_radial.log_density_at_mode(k, self.dim) - k * chord, value)
+        squared = self._squared_distance(value)
+        _, given = self._given
+        k = finite(given)
+        log_density = torch.addcmul(
+            _radial.log_density_at_mode(k, self.dim), k, squared, value=-0.5
+        )
+        return self._expanded(with_point_mass(log_density, given, k, squared), value)
 
     def entropy(self) -> Tensor:
         """Differential entropy with respect to the surface measure."""

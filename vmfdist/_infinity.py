@@ -1,0 +1,60 @@
+r"""What an infinite concentration means, in every law: the point mass at the mean direction.
+
+Values are the limits. The density is infinite at ``loc`` (and where a cosine is 1) and 0 elsewhere,
+so that log densities are plus and minus infinity; the mean is ``loc``, variances are 0, the
+entropy is minus infinity; the divergence from a point mass is 0 to the same one and infinite to any
+other law, and so is the divergence to a point mass.
+
+Gradients in a concentration are the limits too, infinite where these are. In directions, and only
+there, an infinite gradient is replaced by one of a quarter of the largest number: it points where
+the limit does, and can still be projected to the sphere and multiplied by a weight of 0.
+
+Finite concentrations, up to the largest number, are taken as they are.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["finite", "slope_to_point_mass", "stand_in", "with_point_mass"]
+
+
+def stand_in(dtype: torch.dtype) -> float:
+    """A quarter of the largest number: may be multiplied by 0 or 3, or have a dimension added."""
+    return torch.finfo(dtype).max / 4
+
+
+def finite(x: Tensor) -> Tensor:
+    """The stand-in for infinity in its place; all else, NaN included, as it is.
+
+    To rounding the limits at infinity are reached there. The derivative in its place is 0.
+    """
+    largest = stand_in(x.dtype)
+    return torch.nan_to_num(x, nan=math.nan, posinf=largest, neginf=-largest)
+
+
+def with_point_mass(log_density: Tensor, k: Tensor, finite_k: Tensor, squared: Tensor) -> Tensor:
+    """The log density, to which infinity is added where k is infinite: -inf, or inf at the mean.
+
+    Args:
+        log_density: as it is with the stand-in for infinity, ``finite_k``.
+        k: concentrations.
+        finite_k: ``finite(k)``.
+        squared: squared distances from the mean direction. The derivative in k at infinity becomes
+            minus half of it, which is that of the von Mises-Fisher law.
+    """
+    inside = torch.finfo(squared.dtype).tiny - squared.detach()
+    return torch.addcmul(log_density, k - finite_k, inside, value=0.5)
+
+
+def slope_to_point_mass(slope: Tensor, k1: Tensor, k2: Tensor, separation: Tensor) -> Tensor:
+    """The derivative in k1 of a divergence, which is infinite where k2 is and k1 is not.
+
+    Its term in k2 is a multiple of separation - 1, with half the squared distance between the mean
+    directions: concentrating towards a point mass helps, away from it it costs.
+    """
+    is_infinite = torch.isinf(k2) & ~torch.isinf(k1) & (separation != 1)
+    return torch.where(is_infinite, (separation.detach() - 1) * math.inf, slope)
