@@ -16,7 +16,14 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cases import BOUND, assert_mean, directions, standard_errors_off
+from cases import (
+    BOUND,
+    assert_mean,
+    directions,
+    not_dense,
+    not_dense_kinds,
+    standard_errors_off,
+)
 from reference import radial, radial_by_bessel
 from strategies import dtypes
 from vmfdist import HypersphericalUniform, VonMisesFisher, _resultant, estimation
@@ -272,6 +279,16 @@ def test_bad_samples(samples: Any, error: type[Exception], words: str) -> None:
 def test_bad_weights(weights: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         VonMisesFisher.fit(torch.eye(3), weights, validate_args=True)
+
+
+@not_dense_kinds
+def test_sparse_and_nested_samples_and_weights(kind: str) -> None:
+    samples, words = not_dense(kind, "samples")
+    with pytest.raises(TypeError, match=words):
+        VonMisesFisher.fit(samples)
+    weights, words = not_dense(kind, "weights")
+    with pytest.raises(TypeError, match=words):
+        VonMisesFisher.fit(torch.eye(4), weights)
 
 
 # Derivatives
@@ -696,6 +713,7 @@ def test_unchecked_data_that_are_no_numbers_make_nan(
     for result in (
         VonMisesFisher.fit(samples).concentration,
         VonMisesFisher.fit(samples, bias_corrected=True).concentration,
+        VonMisesFisher.fit(good, weights).concentration,
         VonMisesFisher.fit(good, weights, bias_corrected=True).concentration,
         estimation.confidence_cone(samples),
         *estimation.rayleigh_test(samples),

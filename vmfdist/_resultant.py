@@ -25,7 +25,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from vmfdist import _radial
-from vmfdist._validation import check_on_sphere, require_float
+from vmfdist._validation import check_on_sphere, require_dense, require_float
 
 __all__ = [
     "Resultant",
@@ -80,9 +80,10 @@ def resultant(samples: Tensor, weights: Tensor | None = None) -> Resultant:
         second = second + (w * deviation.square().sum(-1)).sum(-1)
 
     total = weights.sum(-1)
-    divisor = torch.where(total > 0, total, 1.0)
+    empty = total <= 0  # not where it is NaN, which stays NaN
+    divisor = torch.where(empty, 1.0, total)
     shift = first / divisor.unsqueeze(-1)
-    mean = torch.where(total.unsqueeze(-1) > 0, origin.squeeze(-2) + shift, 0.0)
+    mean = torch.where(empty.unsqueeze(-1), 0.0, origin.squeeze(-2) + shift)
     spread = (second / divisor - shift.square().sum(-1)).clamp(min=0)
     direction, length = polar(mean)
     short = length < 0.5
@@ -181,11 +182,11 @@ def marginal_concentration(dim: int, *samples: Resultant) -> Tensor:
 # --------------------------------------------------------------------------------------------------
 
 
-def check_vector(name: str, x: Tensor) -> None:
+def check_vector(name: str, x: Tensor, *, unit: bool = False) -> None:
     """Raises unless ``x`` is a floating-point tensor of vectors with at least two entries."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    require_float(name, x)
+    require_float(name, x, unit=unit)
     if x.dim() < 1 or x.shape[-1] < 2:
         raise ValueError(
             f"{name} must hold vectors with at least two entries along its last dimension, got "
@@ -206,7 +207,7 @@ def check_mean(mean: Tensor, length: Tensor) -> None:
 
 def check_samples(name: str, samples: Tensor, validate: bool) -> None:
     """Raises unless ``samples`` has shape (..., n, d), n >= 1, and holds unit vectors."""
-    check_vector(name, samples)
+    check_vector(name, samples, unit=True)
     if samples.dim() < 2 or not samples.shape[-2]:
         raise ValueError(
             f"{name} must have shape (..., n, d), n unit vectors of dimension d with n at least 1, "
@@ -221,6 +222,7 @@ def check_weights(weights: Any, samples: Tensor, validate: bool) -> None:
     if not isinstance(weights, Tensor) or weights.is_complex():
         kind = getattr(weights, "dtype", type(weights).__name__)
         raise TypeError(f"weights must be a real tensor, got {kind}")
+    require_dense("weights", weights)
     try:
         shape = torch.broadcast_shapes(samples.shape[:-1], weights.shape)
     except RuntimeError:
