@@ -342,6 +342,7 @@ def assert_folder_refused(
         (["--concentration", "-1"], "expected 'learned' or a number >= 0, got '-1'"),
         (["--concentration", "nan"], "expected 'learned' or a number >= 0, got 'nan'"),
         (["--concentration", "inf"], "expected 'learned' or a number >= 0, got 'inf'"),
+        (["--concentration", "1e39"], "expected at most 1e+30, got '1e39'"),
         (["--concentration", "big"], "expected 'learned' or a number >= 0, got 'big'"),
         (["--seed", "-1"], "argument --seed: expected at least 0 and at most 4294967295, got -1"),
         (["--seed", "4294967296"], "at least 0 and at most 4294967295, got 4294967296"),

@@ -631,6 +631,14 @@ def test_bad_options_are_refused(
     assert_options_refused(load(name).main, options, message, capsys)
 
 
+@pytest.mark.parametrize("name", ["vanishing_kl", "code_probes"])
+def test_concentrations_beyond_float32_are_refused(
+    load: Callable[[str], ModuleType], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, message = ["--concentration", "1e39"], "expected at most 1e+30, got 1e+39"
+    assert_options_refused(load(name).main, options, message, capsys)
+
+
 @pytest.mark.parametrize("name", ["sentence_vae", "vanishing_kl", "code_probes"])
 def test_records_that_cannot_be_written_end_in_one_line(
     load: Callable[[str], ModuleType],

@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 __all__ = [
+    "MOST_CONCENTRATION",
     "DataError",
     "add_seed_and_output",
     "add_training_options",
@@ -34,6 +35,7 @@ __all__ = [
     "writing",
 ]
 
+MOST_CONCENTRATION = 1e30  # float32 has room for it, and for a few times as much
 RESERVE = 2**20  # bytes that have to be free where something is to be written
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import normalize, softplus
 
+from _options import MOST_CONCENTRATION
 from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
 
 __all__ = [
@@ -178,7 +179,6 @@ CODES = {
     "power-spherical": PowerSphericalCode,
 }
 SPHERICAL = ("vmf", "power-spherical")
-MOST = torch.finfo(torch.float32).max
 LAWS = "gaussian, batch-norm, vmf, power-spherical, or one of the last two with :CONCENTRATION"
 
 
@@ -194,8 +194,9 @@ def read_law(text: str) -> str:
         concentration = math.nan
     if name not in CODES or (colon and name not in SPHERICAL) or not 0 <= concentration < math.inf:
         raise argparse.ArgumentTypeError(f"expected {LAWS}, a number >= 0; got {text!r}")
-    if concentration > MOST:
-        raise argparse.ArgumentTypeError(f"expected a concentration in float32, got {text!r}")
+    if concentration > MOST_CONCENTRATION:
+        most = f"a concentration of at most {MOST_CONCENTRATION:g}"
+        raise argparse.ArgumentTypeError(f"expected {most}, got {text!r}")
     return f"{name}:{abs(concentration)!r}".removesuffix(".0") if colon else name
 
 

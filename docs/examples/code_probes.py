@@ -42,6 +42,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from _options import (
+    MOST_CONCENTRATION,
     add_seed_and_output,
     ends_in_one_line,
     one_thread,
@@ -305,7 +306,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "train on the first so many sentences only"
     add("--sentences", metavar="N", type=read_whole_number(1), help=text)
     text = f"that the probes look at; the sweep goes from a quarter to four times this {default}"
-    add("--concentration", metavar="C", type=read_number(0.01), default=FIXED, help=text)
+    kind = read_number(0.01, MOST_CONCENTRATION)
+    add("--concentration", metavar="C", type=kind, default=FIXED, help=text)
     text = f"rounds over the training sentences {default}"
     add("--epochs", type=read_whole_number(1), default=12, help=text)
     text = "file to add a line of JSON with all that was measured to"

@@ -64,7 +64,13 @@ from tqdm import tqdm
 
 from _digits import HIDDEN, Digits, binarise, binarise_once, mlp, mnist, sklearn_digits
 from _latent_figure import Column, draw_figure
-from _options import ends_in_one_line, one_thread, read_figure_name, read_whole_number
+from _options import (
+    MOST_CONCENTRATION,
+    ends_in_one_line,
+    one_thread,
+    read_figure_name,
+    read_whole_number,
+)
 from vmfdist import HypersphericalUniform, VonMisesFisher
 
 # sphinx_gallery_thumbnail_path = "recorded/hyperspherical_vae.png"
@@ -312,6 +318,8 @@ def read_concentration(text: str) -> float | None:
         value = math.nan
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"expected 'learned' or a number >= 0, got {text!r}")
+    if value > MOST_CONCENTRATION:
+        raise argparse.ArgumentTypeError(f"expected at most {MOST_CONCENTRATION:g}, got {text!r}")
     return value
 
 

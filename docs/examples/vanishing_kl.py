@@ -60,6 +60,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from _options import (
+    MOST_CONCENTRATION,
     add_seed_and_output,
     ends_in_one_line,
     one_thread,
@@ -227,7 +228,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = f"of --data, train on the first so many {default}"
     add("--sentences", metavar="N", type=read_whole_number(2), default=10_000, help=text)
     text = f"of the von Mises-Fisher codes that are fixed {default}"
-    add("--concentration", metavar="C", type=read_number(0), default=20.0, help=text)
+    kind = read_number(0, MOST_CONCENTRATION)
+    add("--concentration", metavar="C", type=kind, default=20.0, help=text)
     text = f"step of the training at which the annealed KL has half its weight {default}"
     add("--anneal", metavar="STEP", type=read_whole_number(1), default=800, help=text)
     text = f"share of previous words that training hides from every decoder {default}"
