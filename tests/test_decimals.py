@@ -49,6 +49,7 @@ def constants(dim: int) -> list[object]:
         _radial._fitted_inverse.__wrapped__(dim),
         _beta._fitted_series.__wrapped__(dim),
         _beta._leading_constants.__wrapped__(dim),
+        _beta._scales.__wrapped__(dim, torch.float64),
     ]
 
 

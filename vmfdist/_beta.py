@@ -78,6 +78,7 @@ def _leading_constants(dim: int) -> tuple[Decimal, Decimal, Decimal]:
 
 
 @cached_constant(maxsize=1024)
+@working_precision()
 def _scales(dim: int, dtype: torch.dtype) -> tuple[float, ...]:
     """a, c and the constants of the leading terms: g, b, b/e and 1/e."""
     slope, bend, stretch = _leading_constants(dim)
