@@ -1,4 +1,4 @@
-"""The laws of the cosine: probabilities, quantiles, moments, draws."""
+"""The laws of the cosine: probabilities, quantiles, moments, draws; tails: test_quantile.py."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import mpmath as mp
 import pyro
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -59,7 +57,7 @@ def check_probabilities(law: CosineLaw, step: float) -> None:
         if min(below, above) > 1e-280:
             for value, sign in zip(found, (1, -1), strict=True):
                 (gradient,) = torch.autograd.grad(value, k)
-                assert abs(gradient.item() / (sign * slope) - 1) < 1e-9
+                assert abs(gradient.item() / (sign * slope) - 1) < 1e-10
 
 
 @of_each_law
@@ -68,19 +66,6 @@ def test_probabilities_on_a_grid(law: type[CosineLaw], dim: int) -> None:
     for k in (0.0, 5.0, 1e8):
         for step in (-5.0, 0.3, 5.0):
             check_probabilities(law(double(k), dim), step)
-
-
-@settings(max_examples=20)
-@given(
-    law=st.sampled_from(LAWS),
-    dim=st.one_of(st.integers(2, 12), st.sampled_from((31, 64, 333, 4096))),
-    k=st.just(0.0) | st.floats(-3, 8).map(lambda x: 10.0**x),
-    step=st.floats(-10, 10),
-)
-@example(law=PowerSphericalCosine, dim=8, k=300.0, step=9.0)
-@example(law=VonMisesFisherCosine, dim=2, k=1e8, step=-20.0)
-def test_probabilities_anywhere(law: type[CosineLaw], dim: int, k: float, step: float) -> None:
-    check_probabilities(law(double(k), dim), step)
 
 
 def test_the_check_of_probabilities_can_fail() -> None:
@@ -92,30 +77,10 @@ def test_the_check_of_probabilities_can_fail() -> None:
     assert abs(wrong.sf(one_minus_value=t).item() / below - 1) > 1e-9
 
 
-def test_closed_forms_of_dimension_3() -> None:
-    w = double([-1.0, -0.7, 0.0, 0.4, 0.999, 1.0])
-    for k in (0.5, 20.0):
-        law = VonMisesFisherCosine(double(k), 3)
-        expected = torch.expm1(k * (w + 1)) / math.expm1(2 * k)
-        torch.testing.assert_close(law.cdf(w), expected, rtol=1e-10, atol=0)
-        law = PowerSphericalCosine(double(k), 3)
-        expected = ((1 + w) / 2) ** (1 + k)
-        torch.testing.assert_close(law.cdf(w), expected, rtol=1e-10, atol=0)
-
-
 def test_arcsine_law_of_the_circle() -> None:
     w = double([-0.99, -0.3, 0.0, 0.5, 1 - 1e-12])
     law = HypersphericalUniform(2, dtype=torch.float64).cosine
     torch.testing.assert_close(law.sf(w), torch.acos(w) / math.pi, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("dim", [2, 5, 30])
-def test_power_spherical_is_a_beta_law(dim: int) -> None:
-    a, k = (dim - 1) / 2, 4.5
-    x = double([0.2, 0.5, 0.8, 0.95])
-    law = PowerSphericalCosine(double(k), dim)
-    expected = torch.from_numpy(stats.beta(a + k, a).cdf(x.numpy()))
-    torch.testing.assert_close(law.cdf(2 * x - 1), expected, rtol=1e-10, atol=0)
 
 
 @of_each_law
@@ -141,32 +106,6 @@ def test_point_mass(law: type[CosineLaw]) -> None:
 
 
 # Quantiles
-
-
-@of_each_law
-@settings(max_examples=12)
-@given(
-    dim=st.one_of(st.integers(2, 12), st.sampled_from((31, 64, 333, 4096))),
-    k=st.just(0.0) | st.floats(-3, 8).map(lambda x: 10.0**x),
-    log10_p=st.floats(-100, -0.31),
-    upper=st.booleans(),
-)
-@example(dim=3, k=1e8, log10_p=-0.4, upper=True)
-def test_quantiles_anywhere(
-    law: type[CosineLaw], dim: int, k: float, log10_p: float, upper: bool
-) -> None:
-    ours, p = law(double(k), dim), 10.0**log10_p
-    t = (ours.one_minus_isf if upper else ours.one_minus_icdf)(double(p)).item()
-    if not 1e-280 < t < 2 * (1 - 1e-12):
-        return  # less than the least number, or rounding next to w = -1 leaves no digits
-    with mp.workdps(22):
-        r = reference(ours)
-        u = mp.log(mp.mpf(t) / (2 - mp.mpf(t))) / 2
-        below, above, _ = r.probabilities(u)
-        truth = below if upper else above
-        # An ulp of t moves the probability by its density.
-        rounding = mp.mpf(2.3e-16) / (2 - mp.mpf(t)) * r.density(u) / r.total / truth
-    assert abs(p / truth - 1) < 1e-10 + rounding
 
 
 @of_each_law

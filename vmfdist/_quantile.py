@@ -6,9 +6,10 @@ bell-shaped. :func:`probability` integrates it, :func:`solve` finds its quantile
 :math:`\Phi(\zeta)`.
 
 Method: tail probabilities are Gauss-Legendre integrals over :math:`\theta = \arccos w` from a
-point towards an end, so that nothing is subtracted from 1. The quantile is the solution of an
-equation for the normal score of the tail probability, a nearly linear function of u, by Halley's
-method. One regime serves all dimensions and concentrations.
+point away from the mode, so that nothing is subtracted from 1, as far as a bound of the density
+says that it matters. The quantile is the solution of an equation for the normal score of the tail
+probability, a nearly linear function of u, by Halley's method. One regime serves all dimensions and
+concentrations. tests/test_quantile.py shows what the constants do.
 """
 
 from __future__ import annotations
@@ -44,13 +45,14 @@ class Effort(NamedTuple):
     """What an accuracy asks of the quadrature."""
 
     nodes: int
-    reach: float  # the tail is cut where it has fallen by exp(-reach / 2)
+    reach: float  # the path ends where the density has fallen by exp(-reach) or more
     dtype: torch.dtype = torch.float64  # of what is formed for each node
 
 
-SINGLE = Effort(20, 80.0, torch.float32)  # 1e-6 in the score
-COARSE = Effort(24, 45.0)  # 1e-8, in dimension 2 at the antipode 4e-5
-FINE = Effort(48, 80.0)  # 1e-11
+# By trial: the fewest nodes for the accuracy, and the reach that suits them.
+SINGLE = Effort(14, 18.0, torch.float32)  # 5e-7 of the probability and of the rate
+COARSE = Effort(16, 20.0)  # 2e-7
+FINE = Effort(24, 29.0)  # 2e-11
 
 
 class Quantile(NamedTuple):
@@ -71,8 +73,8 @@ class Probability(NamedTuple):
     slope: Tensor
 
 
-# Of Halley's method, to rounding: measured for all dimensions, for scores up to 37.
-_STEPS = 5
+# Of Halley's method, to rounding: by trial for all dimensions and scores up to 37.
+_STEPS = 7
 
 
 def solve(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt, effort: Effort) -> Quantile:
@@ -98,7 +100,7 @@ def _start(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt) -> Tensor:
     factor = torch.where(beyond, antipode_factor, 0.0) + _log_scale(k, dim, tilt)
     log_angle = (torch.special.log_ndtr(-zeta.abs()) + torch.log(power) - factor) / power
     end = (math.log(2) - log_angle).clamp(max=345.0)
-    is_near_end = log_angle + 0.5 * torch.log(k + m) < -0.7
+    is_near_end = log_angle + 0.5 * torch.log(k + m) < 0  # within a spread of the angle
     return torch.where(is_near_end, torch.where(beyond, end, -end), u)
 
 
@@ -154,54 +156,47 @@ def _refine(
     log_scale: Tensor,
     mean: Tensor,
 ) -> Quantile:
-    m = dim - 1.0
-    sign = torch.where(zeta < 0, -1.0, 1.0).to(zeta)
     odds = torch.exp(2.0 * u)
     t, rest = 2.0 * odds / (1.0 + odds), 2.0 / (1.0 + odds)  # 1 - w and 1 + w
     v = t * rest
-    statistic = tilt.statistic(t, rest)
-    slopes = tilt.slopes(t, v, k, m)
-    tail = _tail(zeta, k, m, tilt, t, rest, sign, slopes.first, effort)
-    exponent = log_scale - k * statistic + (m - 1.0) / 2.0 * torch.log(v)
-    density = torch.exp(exponent.clamp(min=-700.0))
-    probability = tail.probability * density
-    reached = -sign * torch.special.ndtri(probability.clamp(1e-300, 1 - 1e-12))
+    slopes = tilt.slopes(t, v, k, dim - 1.0)
+    tail = _tail(dim, tilt, effort, t, rest, slopes.first, k, log_scale, mean)
+    score = _score(tail)
     # f(u) = reached - zeta; f' = p_u / phi(reached); f''/f' = (log p_u)' + reached f'.
-    slope = density * v.sqrt() * torch.exp(reached * reached / 2.0) * math.sqrt(2 * math.pi)
+    reached = tail.sign * score
+    mills_ratio = torch.special.erfcx(score * math.sqrt(0.5)) * math.sqrt(0.5 * math.pi)
+    slope = mills_ratio * v.sqrt() / tail.mass  # d theta = sqrt(V) du
     newton = (reached - zeta) / slope
-    halley = newton / (1.0 - 0.5 * newton * (slopes.first + reached * slope)).clamp(0.5, 2.0)
-    limit = 2.5 if m > 3 else 8.0
-    step = -halley.clamp(-limit, limit)
+    step = -newton / (1.0 - 0.5 * newton * (slopes.first + reached * slope))
     # q = -du/dk is the integral of (s' - E s) over a tail per p_u, hence
     # q' = -(s - E s) - q (log p_u)' and so on: its Taylor series over the step.
-    excess = statistic - mean
-    q = sign * (tail.moment + excess * tail.probability) / v.sqrt()
-    q1 = -excess - q * slopes.first
+    q = tail.sign * tail.excess / v.sqrt()
+    q1 = mean - tilt.statistic(t, rest) - q * slopes.first
     q2 = -slopes.statistic - q1 * slopes.first - q * slopes.second
     return Quantile((u + step).clamp(-345.0, 345.0), q + step * (q1 + step / 2.0 * q2))
+
+
+def _score(tail: _Tail) -> Tensor:
+    """x with Phi(-x) = the probability p; to 1e-4 where p is less than the least number."""
+    least = torch.finfo(tail.mass.dtype).tiny
+    p = tail.mass * torch.exp(tail.log_density)
+    # Mills' ratio is about 1 / x there.
+    square = -2.0 * (tail.log_density + torch.log(tail.mass)).clamp(max=math.log(least))
+    deep = (square - torch.log(2.0 * math.pi * square)).sqrt()
+    return torch.where(p < least, deep, -torch.special.ndtri(p.clamp(min=least)))
 
 
 def _probability(
     dim: int, tilt: Tilt, t: Tensor, rest: Tensor, k: Tensor, log_scale: Tensor, mean: Tensor
 ) -> Probability:
-    m = dim - 1.0
-    v = t * rest
-    statistic = tilt.statistic(t, rest)
-    mode = tilt.mode(k, m)
-    mode_t = mode.v / (1.0 + mode.cosine)
-    sign = torch.where(t < mode_t, -1.0, 1.0).to(t)
-    # The score, roughly, is the signed root of twice the fall of the log density from its mode.
-    mode_statistic = tilt.statistic(mode_t, 1.0 + mode.cosine)
-    fall = k * (statistic - mode_statistic) - m / 2.0 * torch.log(v / mode.v)
-    zeta = sign * (2.0 * fall).clamp(min=0.0).sqrt()
-    tail = _tail(zeta, k, m, tilt, t, rest, sign, tilt.slopes(t, v, k, m).first, FINE)
-    density = torch.exp(log_scale - k * statistic + (m - 1.0) / 2.0 * torch.log(v))
-    within = (tail.probability * density).clamp(max=1.0)
-    below = torch.where(sign > 0, within, 1.0 - within)
-    above = torch.where(sign > 0, 1.0 - within, within)
+    slope = tilt.slopes(t, t * rest, k, dim - 1.0).first
+    tail = _tail(dim, tilt, FINE, t, rest, slope, k, log_scale, mean)
+    density = torch.exp(tail.log_density)
+    within = tail.mass * density
+    below = torch.where(tail.sign > 0, within, 1.0 - within)
+    above = torch.where(tail.sign > 0, 1.0 - within, within)
     # d/dk of the probability of a tail is minus the integral of (s' - E s) over it.
-    slope = sign * density * (tail.moment + (statistic - mean) * tail.probability)
-    return Probability(below, above, slope)
+    return Probability(below, above, tail.sign * density * tail.excess)
 
 
 @cached_constant(maxsize=16)
@@ -224,46 +219,73 @@ def _nodes_and_weights(
 
 
 class _Tail(NamedTuple):
-    """Integrals over the tail beyond a point, relative to the density of theta at the point."""
+    """What lies beyond a point, away from the mode of u."""
 
-    probability: Tensor
-    moment: Tensor  # of s less that at the point
+    sign: Tensor  # 1 towards w = -1, and -1
+    log_density: Tensor  # of theta, at the point
+    mass: Tensor  # the probability of the tail over that density
+    excess: Tensor  # the integral of s - E s over the tail, likewise
 
 
 def _tail(
-    zeta: Tensor,
-    k: Tensor,
-    m: float,
+    dim: int,
     tilt: Tilt,
+    effort: Effort,
     t: Tensor,
     rest: Tensor,
-    sign: Tensor,
-    log_density_slope: Tensor,
-    effort: Effort,
+    slope: Tensor,
+    k: Tensor,
+    log_scale: Tensor,
+    mean: Tensor,
 ) -> _Tail:
-    """Integrates over theta from the current point to the end that ``sign`` points to.
-
-    The way is cut short where the integrand has become small: where a normal law of the spread at
-    the mode would be, and where it is at the rate at which it falls from the start. (The density
-    of theta is log-concave, but for exp(k cos(theta)) beyond pi/2; that falls half as much at
-    least.)
-    """
-    nodes = effort.nodes if tilt.crowding == 1 else effort.nodes * 5 // 3  # sparse at the start
-    node, node_rest, weight = _nodes_and_weights(nodes, tilt.crowding, effort.dtype, zeta.device)
-    near, far = torch.where(sign < 0, t, rest), torch.where(sign < 0, rest, t)
+    """The tail from (t, rest) on, where the log density of u has the slope ``slope``."""
+    m = dim - 1.0
+    nodes = effort.nodes if tilt.crowding == 1 else effort.nodes * 2  # sparse at the start
+    node, node_rest, weight = _nodes_and_weights(nodes, tilt.crowding, effort.dtype, t.device)
+    upwards = slope <= 0
+    sign = torch.where(upwards, 1.0, -1.0).to(t)
+    near, far = torch.where(upwards, rest, t), torch.where(upwards, t, rest)
     to_end = 2.0 * torch.atan2(near.sqrt(), far.sqrt())
-    pull = tilt.pull(k)
-    spread = torch.hypot(pull, torch.full_like(pull, (m - 1.0) / 2.0)).clamp(min=1e-300).rsqrt()
-    reach = 1.15 * (torch.sqrt(zeta * zeta + effort.reach) - 0.9 * zeta.abs()) * spread
-    length = torch.minimum(to_end, 2.0 * torch.asin((reach / 2.0).clamp(max=1.0)))
-    rate = (rest - t) / 2.0 - log_density_slope  # of theta, times sqrt(V)
-    fall = (rate * sign).clamp(min=1e-300) / (t * rest).sqrt()
-    length = torch.minimum(length, effort.reach / fall)
+    length = _length(near, far, sign * ((rest - t) / 2.0 - slope), m, effort.reach)
     # For each row and node from here on.
     half_passed = torch.atan2(far.sqrt(), near.sqrt())
     rows = (length / 2.0, (to_end - length) / 2.0, half_passed, near, far, sign, k)
-    *columns, k = (row.to(effort.dtype).unsqueeze(-1) for row in rows)
-    exponent, change = tilt.along(Path(node, node_rest, *columns), k, m)
+    *columns, k_column = (row.to(effort.dtype).unsqueeze(-1) for row in rows)
+    exponent, change = tilt.along(Path(node, node_rest, *columns), k_column, m)
     density = exponent.exp_().mul_(weight)
-    moment = (density * change).sum(-1)
-    return _Tail(density.sum(-1).double().mul_(length), moment.double().mul_(length))
+    mass = density.sum(-1).double().mul_(length)
+    moment = (density * change).sum(-1).double().mul_(length)
+    statistic = tilt.statistic(t, rest)
+    log_density = log_scale - k * statistic + (m - 1.0) / 2.0 * torch.log(t * rest)
+    return _Tail(sign, log_density, mass, moment + (statistic - mean) * mass)
+
+
+def _length(near: Tensor, far: Tensor, rate: Tensor, m: float, reach: float) -> Tensor:
+    """The angle up to where the density of theta has fallen by exp(-reach) or more, or to the end.
+
+    ``near`` and ``far`` are 1 -+ w at the start, for the end w = +-1, ``rate`` is that at which the
+    density begins to fall. Its logarithm falls, as ``near`` shrinks by x, by
+
+        F(x) = (a convex function) - a log(1 - x / near) - a log(1 + x / far),  a = (m - 1)/2.
+
+    With log(1 - z) <= -z - z^2 / (2 (1 - 2z/3)), log(1 + z) <= z - z^2 / (2 (1 + 2z/3)) and
+    p^2/P + q^2/Q >= (p^2 + q^2)^2 / (p^2 P + q^2 Q) it is at least
+
+        g y + a y^2 / (2 (1 + b y)),  b = (2/3) (c_near^3 - c_far^3),
+
+    of y = x hypot(near, far) / (near far), c_near = near / hypot(near, far) and c_far likewise,
+    g = F'(0) x / y. The root of the quadratic equation that makes this ``reach`` is never too
+    short. All this holds for tilts whose s is a convex function of 1 - w.
+    """
+    scale = torch.hypot(near, far)
+    c_near, c_far = near / scale, far / scale
+    g, a = rate / scale, (m - 1.0) / 2.0
+    bend = 2.0 / 3.0 * reach * (c_near**3 - c_far**3)
+    root = ((g + bend).square() + 2.0 * a * reach).sqrt()
+    y = 2.0 * reach / (g - bend + root).clamp(min=1e-300)  # negative: no root, up to the end
+    x = torch.minimum(near, y * c_near * far)
+    near_root, far_root = near.sqrt(), far.sqrt()
+    near_end, far_end = (near - x).sqrt(), (far + x).sqrt()
+    # Half of it: the tangent of a difference of angles, its numerator from that of their squares.
+    sine = 2.0 * x / (near_root * far_end + near_end * far_root)
+    return 2.0 * torch.atan2(sine, near_root * near_end + far_root * far_end)

@@ -83,9 +83,6 @@ class Tilt(Protocol):
     def mode(self, k: Tensor, m: float) -> Mode:
         """The mode of u."""
 
-    def pull(self, k: Tensor) -> Tensor:
-        """Minus the second derivative of k s with respect to theta at 0."""
-
     def antipode(self, k: Tensor, m: float) -> tuple[Tensor, Tensor]:
         """p and c with a density of theta about exp(c) x^(p-1) of that at t = 0, x = pi - theta."""
 
@@ -117,9 +114,6 @@ class _VonMisesFisher:
         w, v = 2.0 * k / (m + s), 2.0 * m / (m + s)
         curvature = v * s
         return Mode(w, v, curvature, v * (2.0 * w * s - 2.0 * k * v) / curvature**1.5)
-
-    def pull(self, k: Tensor) -> Tensor:
-        return k
 
     def antipode(self, k: Tensor, m: float) -> tuple[Tensor, Tensor]:
         return torch.full_like(k, m), -2.0 * k
@@ -169,9 +163,6 @@ class _PowerSpherical:
         v = m / (m + k) * (1.0 + w)
         curvature = v * (m + k)
         return Mode(w, v, curvature, 2.0 * w / curvature.sqrt())
-
-    def pull(self, k: Tensor) -> Tensor:
-        return k / 2.0
 
     def antipode(self, k: Tensor, m: float) -> tuple[Tensor, Tensor]:
         return 2.0 * k + m, -math.log(4) * k
