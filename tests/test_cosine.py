@@ -292,6 +292,8 @@ def test_cosines_of_uniform_draws() -> None:
     law = HypersphericalUniform(7, dtype=torch.float64)
     w = law.sample((20_000,))[:, 3]
     assert uniform_p_value(law.cosine.cdf(w)) > FAILURE_RATE
+    wrong = HypersphericalUniform(9, dtype=torch.float64)
+    assert uniform_p_value(wrong.cosine.cdf(w)) < FAILURE_RATE
 
 
 def test_mass_cone_in_closed_form() -> None:

@@ -127,6 +127,8 @@ def test_every_row_has_its_own_concentration() -> None:
     draws = VonMisesFisher(loc, ks).sample((3000,))
     for j, k in enumerate(ks.tolist()):
         assert distance_from_cosine_law(draws[:, j], loc[j], 5, k) > FAILURE_RATE
+        wrong = k + power_shift(5, k, 3000)
+        assert distance_from_cosine_law(draws[:, j], loc[j], 5, wrong) < FAILURE_RATE
 
 
 # --------------------------------------------------------------------------------------------------
@@ -155,9 +157,12 @@ def test_tangent_is_uniform_and_independent_of_the_cosine(dim: int, k: float) ->
         # A coordinate of a uniform direction in R^m: (1 + y)/2 is Beta((m-1)/2, (m-1)/2).
         shape = (dim - 2) / 2
         law = stats.beta(shape, shape).cdf
+        # Power: that of a direction in half as many dimensions more.
+        wider = (max(dim + 1, 3 * dim // 2) - 2) / 2
+        wrong = stats.beta(wider, wider).cdf
         for y in (coordinates[:, 0], coordinates.sum(-1) / math.sqrt(dim - 1)):
-            p = stats.kstest((1 + y.numpy()) / 2, law).pvalue
-            assert p > FAILURE_RATE
+            assert stats.kstest((1 + y.numpy()) / 2, law).pvalue > FAILURE_RATE
+            assert stats.kstest((1 + y.numpy()) / 2, wrong).pvalue < FAILURE_RATE
 
 
 # --------------------------------------------------------------------------------------------------
