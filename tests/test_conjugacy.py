@@ -65,7 +65,7 @@ def test_the_natural_parameter_zero_is_the_uniform_law(dtype: torch.dtype) -> No
     torch.testing.assert_close(law.loc, axes(dtype)[[0, 0]])
     assert (law.concentration == 0).all()
     (grad,) = torch.autograd.grad((law.log_prob(axes(dtype)[1]) + law.entropy()).sum(), vector)
-    assert (grad == 0).all()
+    assert torch.equal(grad, axes(dtype)[[1, 1]])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -330,11 +330,11 @@ def test_a_point_mass_stays_one(k: float, dtype: torch.dtype) -> None:
 
 def test_products_of_point_masses(dtype: torch.dtype) -> None:
     east, north = (VonMisesFisher(x, math.inf) for x in axes(dtype)[:2])
-    assert east.conjugate_update(north)[1] < -1e37
+    assert east.conjugate_update(north)[1] == -math.inf
     same, log_normalizer = east.conjugate_update(east)
     assert same.concentration == math.inf
     assert torch.equal(same.loc, east.loc)
-    assert log_normalizer > 10
+    assert log_normalizer == math.inf
     opposite, log_normalizer = east.conjugate_update(VonMisesFisher(-east.loc, math.inf))
     assert opposite.loc.isfinite().all()
     assert log_normalizer == -math.inf

@@ -42,8 +42,10 @@ def _in_blocks(function: Formula, tensors: tuple[Tensor, ...], constant: Any) ->
     return result
 
 
-def with_derivative(*partial_derivatives: Formula) -> Callable[[Formula], Formula]:
+def with_derivative(*partial_derivatives: Formula | None) -> Callable[[Formula], Formula]:
     """Makes an elementwise formula of one to three tensors a differentiable function of them.
+
+    A partial derivative of None is 0, and ends the chain there.
 
     Dynamo refuses an autograd.Function with a jvp, which torch.func needs: hence two, one of them
     for tracing. Nor does it bind ``*args`` of a forward within a backward: hence y and z, which may
@@ -64,15 +66,18 @@ def with_derivative(*partial_derivatives: Formula) -> Callable[[Formula], Formul
 
             @staticmethod
             def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+                ctx.set_materialize_grads(False)  # no derivatives of zeros
                 ctx.constant, x, y, z = inputs
                 ctx.save_for_backward(*(x, y, z)[:count])
                 ctx.save_for_forward(*(x, y, z)[:count])
 
             @staticmethod
-            def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
                 grads: list[Tensor | None] = [None, None, None, None]
+                if grad is None:
+                    return tuple(grads)
                 for i, partial in enumerate(partial_derivatives, start=1):
-                    if ctx.needs_input_grad[i]:
+                    if ctx.needs_input_grad[i] and partial is not None:
                         grads[i] = grad * partial(*ctx.saved_tensors, ctx.constant)
                 return tuple(grads)
 
@@ -82,9 +87,10 @@ def with_derivative(*partial_derivatives: Formula) -> Callable[[Formula], Formul
                 terms = [
                     tangent * partial(*ctx.saved_tensors, ctx.constant)
                     for partial, tangent in zip(partial_derivatives, tangents, strict=False)
-                    if tangent is not None
+                    if tangent is not None and partial is not None
                 ]
-                return functools.reduce(torch.add, terms)
+                zero = torch.zeros_like(ctx.saved_tensors[0])
+                return functools.reduce(torch.add, terms) if terms else zero
 
             @staticmethod
             def vmap(

@@ -71,6 +71,8 @@ __all__ = [
     "mean_resultant_length",
     "mean_resultant_length_derivative",
     "mean_resultant_length_difference",
+    "mean_resultant_length_second_derivative",
+    "mean_resultant_length_third_derivative",
     "one_minus_mean_resultant_length",
     "tangent_variance",
 ]
@@ -295,7 +297,7 @@ def one_minus_mean_resultant_length(k: Tensor, dim: float) -> Tensor:
     return (g.lam + g.h) / g.w - g.k / g.w * (g.p * g.p * g.q * g.series("ratio"))
 
 
-@with_derivative(lambda k, dim: _curvature(k, dim))
+@with_derivative(lambda k, dim: mean_resultant_length_second_derivative(k, dim))
 def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
     """A' = L' (1 + p a1), L' = (lam s + mu^2) / (s w^2); 1/d at k = 0."""
     if dim == 1:
@@ -305,8 +307,8 @@ def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
     return leading + leading * (g.p * g.series("slope"))
 
 
-@with_derivative(lambda k, dim: _third_derivative(k, dim))
-def _curvature(k: Tensor, dim: float) -> Tensor:
+@with_derivative(lambda k, dim: mean_resultant_length_third_derivative(k, dim))
+def mean_resultant_length_second_derivative(k: Tensor, dim: float) -> Tensor:
     """A'' = L'' (1 + p a2)."""
     if dim == 1:
         return -8 * torch.tanh(k) * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
@@ -322,7 +324,7 @@ def _curvature(k: Tensor, dim: float) -> Tensor:
         "times"
     )
 )
-def _third_derivative(k: Tensor, dim: float) -> Tensor:
+def mean_resultant_length_third_derivative(k: Tensor, dim: float) -> Tensor:
     """A''' = 6/mu L'^2 a3, which changes sign: no leading term stands beside the series."""
     if dim == 1:
         square = 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)  # of the hyperbolic secant

@@ -25,6 +25,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from vmfdist import _radial
+from vmfdist._natural import polar
 from vmfdist._validation import check_on_sphere, require_dense, require_float
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "check_weights",
     "concentration",
     "marginal_concentration",
-    "polar",
     "resultant",
 ]
 
@@ -89,20 +89,6 @@ def resultant(samples: Tensor, weights: Tensor | None = None) -> Resultant:
     short = length < 0.5
     complement = torch.where(short, 1 - length, spread / (1 + length))
     return Resultant(direction, torch.where(short, length, 1 - complement), complement, total)
-
-
-def polar(vector: Tensor) -> tuple[Tensor, Tensor]:
-    """Direction and length of vectors, without overflow or underflow of squares.
-
-    Where a vector is 0 its direction is the first axis; both then have gradient 0.
-    """
-    scale = vector.detach().abs().amax(-1, keepdim=True)
-    zero = scale == 0
-    axis = torch.zeros_like(vector)
-    axis[..., 0] = 1.0
-    scaled = torch.where(zero, axis, vector / torch.where(zero, 1.0, scale))
-    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled / norm, (norm * scale).squeeze(-1)
 
 
 def concentration(length: Tensor, complement: Tensor, dim: int) -> Tensor:

@@ -38,7 +38,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vmfdist import _radial
-from vmfdist._resultant import Resultant, check_samples, marginal_concentration, polar, resultant
+from vmfdist._natural import polar
+from vmfdist._resultant import Resultant, check_samples, marginal_concentration, resultant
 from vmfdist.cosine import PowerSphericalCosine
 from vmfdist.von_mises_fisher import VonMisesFisher
 

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.distributions import register_kl
 
-from vmfdist import _beta, _radial
+from vmfdist import _beta, _natural, _radial
 from vmfdist._validation import broadcast_shapes
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
 from vmfdist.power_spherical import PowerSpherical
@@ -63,14 +63,14 @@ def _separation(p: VonMisesFisher | PowerSpherical, q: VonMisesFisher) -> Tensor
 
 @register_kl(VonMisesFisher, HypersphericalUniform)
 def _kl_von_mises_fisher_uniform(p: VonMisesFisher, q: HypersphericalUniform) -> Tensor:
-    dim, shape = _common(p, q)
-    return _radial.kl_to_uniform(p._given[1], dim).expand(shape)
+    _, shape = _common(p, q)
+    return p._kl_to_uniform().expand(shape)
 
 
 @register_kl(HypersphericalUniform, VonMisesFisher)
 def _kl_uniform_von_mises_fisher(p: HypersphericalUniform, q: VonMisesFisher) -> Tensor:
-    dim, shape = _common(p, q)
-    return _radial.log_partition(q._given[1], dim).expand(shape)
+    _, shape = _common(p, q)
+    return q._log_partition().expand(shape)
 
 
 @register_kl(HypersphericalUniform, HypersphericalUniform)
@@ -84,7 +84,11 @@ def _kl_von_mises_fisher_von_mises_fisher(p: VonMisesFisher, q: VonMisesFisher) 
     dim, _ = _common(p, q)
     dtype = torch.promote_types(p.concentration.dtype, q.concentration.dtype)
     k1, k2 = p.concentration.to(dtype), q.concentration.to(dtype)
-    return _radial.kl_to_another(k1, k2, _separation(p, q), dim)
+    result = _radial.kl_to_another(k1, k2, _separation(p, q), dim)
+    if p._tracked is None and q._tracked is None:
+        return result
+    v1, v2 = p._natural_parameter().to(dtype), q._natural_parameter().to(dtype)
+    return _natural.kl_to_another(result, v1, v2)
 
 
 @register_kl(PowerSpherical, HypersphericalUniform)
@@ -104,4 +108,10 @@ def _kl_power_spherical_von_mises_fisher(p: PowerSpherical, q: VonMisesFisher) -
     dim, _ = _common(p, q)
     dtype = torch.promote_types(p.concentration.dtype, q.concentration.dtype)
     k1, k2 = p.concentration.to(dtype), q.concentration.to(dtype)
-    return _beta.kl_to_von_mises_fisher(k1, k2, _separation(p, q), dim)
+    result, vector = _beta.kl_to_von_mises_fisher(k1, k2, _separation(p, q), dim), q._tracked
+    if vector is None:
+        return result
+    vector = vector.to(dtype)
+    partition = _natural.log_partition(torch.zeros_like(k2), vector)  # its derivatives
+    form = _beta.kl_to_uniform(k1, dim) + partition - (p.mean * vector).sum(-1)
+    return _natural.with_derivatives_of(form, result)

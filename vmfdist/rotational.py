@@ -125,7 +125,7 @@ class RotationallySymmetric(TorchDistribution):
     def loc(self, loc: Tensor) -> None:
         loc, concentration = _as_parameters(loc, self._given[1], self._validate_args)
         fitting("loc", loc, self.batch_shape + self.event_shape)
-        self._given = loc, concentration
+        self._take(loc, concentration)
 
     @property
     def concentration(self) -> Tensor:
@@ -136,6 +136,9 @@ class RotationallySymmetric(TorchDistribution):
     def concentration(self, concentration: Tensor | float) -> None:
         loc, concentration = _as_parameters(self._given[0], concentration, self._validate_args)
         fitting("concentration", concentration, self.batch_shape)
+        self._take(loc, concentration)
+
+    def _take(self, loc: Tensor, concentration: Tensor) -> None:
         self._given = loc, concentration
 
     def __repr__(self) -> str:
@@ -189,10 +192,12 @@ class RotationallySymmetric(TorchDistribution):
         Returns:
             Unit vectors of shape ``sample_shape + batch_shape + (d,)``.
         """
-        loc, concentration = self._given
+        loc, _ = self._given
         shape = self._extended_shape(sample_shape)
-        noise = torch.randn(shape, dtype=loc.dtype, device=loc.device)
-        return draw(noise, loc, concentration, self._cosine._transport)
+        return self._draw(torch.randn(shape, dtype=loc.dtype, device=loc.device))
+
+    def _draw(self, noise: Tensor) -> Tensor:
+        return draw(noise, *self._given, self._cosine._transport)
 
     @property
     def cosine(self) -> CosineLaw:
@@ -228,9 +233,7 @@ class RotationallySymmetric(TorchDistribution):
     @property
     def mean(self) -> Tensor:
         """The mean in the ambient space, ``loc`` times the mean resultant length."""
-        loc, _ = self._given
-        mean = loc * self._given_cosine.mean.unsqueeze(-1)
-        return mean.expand(self.batch_shape + self.event_shape)
+        return self._mean().expand(self.batch_shape + self.event_shape)
 
     @property
     def covariance_eigenvalues(self) -> CovarianceEigenvalues:
@@ -243,19 +246,10 @@ class RotationallySymmetric(TorchDistribution):
             along.expand(self.batch_shape), across.expand(self.batch_shape)
         )
 
-    def _eigenvalues(self) -> CovarianceEigenvalues:
-        """Those of the concentration before it is expanded."""
-        raise NotImplementedError
-
     @property
     def variance(self) -> Tensor:
         """Variance of each coordinate, the diagonal of :attr:`covariance_matrix`."""
         return self._variance().expand(self.batch_shape + self.event_shape)
-
-    def _variance(self) -> Tensor:
-        loc, _ = self._given
-        along, across = (x.unsqueeze(-1) for x in self._eigenvalues())
-        return along * loc.square() + across * ((1 - loc) * (1 + loc))
 
     @property
     def covariance_matrix(self) -> Tensor:
@@ -264,13 +258,29 @@ class RotationallySymmetric(TorchDistribution):
         With the :attr:`covariance_eigenvalues` it is :math:`\mathrm{along}\, \mu\mu^T +
         \mathrm{across}\, (1 - \mu\mu^T)`; in high dimension these two numbers say as much.
         """
+        return self._covariance_matrix().expand(self.batch_shape + self.event_shape * 2)
+
+    # The same of the parameters before they are expanded.
+
+    def _eigenvalues(self) -> CovarianceEigenvalues:
+        raise NotImplementedError
+
+    def _mean(self) -> Tensor:
+        loc, _ = self._given
+        return loc * self._given_cosine.mean.unsqueeze(-1)
+
+    def _variance(self) -> Tensor:
+        loc, _ = self._given
+        along, across = (x.unsqueeze(-1) for x in self._eigenvalues())
+        return along * loc.square() + across * ((1 - loc) * (1 + loc))
+
+    def _covariance_matrix(self) -> Tensor:
         loc, _ = self._given
         along, across = self._eigenvalues()
         outer = loc.unsqueeze(-1) * loc.unsqueeze(-2)
         matrix = (along - across).unsqueeze(-1).unsqueeze(-1) * outer
         # The diagonal without the difference, of which nothing may be left.
-        matrix = matrix.diagonal_scatter(self._variance(), dim1=-2, dim2=-1)
-        return matrix.expand(self.batch_shape + self.event_shape * 2)
+        return matrix.diagonal_scatter(self._variance(), dim1=-2, dim2=-1)
 
     def _squared_distance(self, value: Tensor) -> Tensor:
         """|value - loc|^2 = 2 (1 - <value, loc>), which keeps its digits where the two are near."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.types import _size
 
-from vmfdist import _radial, _resultant
+from vmfdist import _natural, _radial, _resultant
+from vmfdist._draw import draw
 from vmfdist._infinity import finite, with_point_mass
 from vmfdist._validation import broadcast_shapes
 from vmfdist.cosine import VonMisesFisherCosine
@@ -76,6 +79,7 @@ class VonMisesFisher(RotationallySymmetric):
     """
 
     _cosine = VonMisesFisherCosine
+    _natural: Tensor | None = None  # the natural parameter, of a law that was made of it
 
     @classmethod
     def fit(
@@ -193,7 +197,7 @@ class VonMisesFisher(RotationallySymmetric):
             (tensor([0.6000, 0.0000, 0.8000]), tensor(10.0000))
         """
         _resultant.check_vector("mean", mean)
-        direction, length = _resultant.polar(mean.double())
+        direction, length = _natural.polar(mean.double())
         if cls._validate_args if validate_args is None else validate_args:
             _resultant.check_mean(mean, length)
         k = _resultant.concentration(length, 1 - length, mean.shape[-1])
@@ -232,7 +236,38 @@ class VonMisesFisher(RotationallySymmetric):
                 f"vector of shape {tuple(vector.shape)} must be finite, but it holds NaN or "
                 "infinite entries"
             )
-        return cls(*_resultant.polar(vector), validate_args)
+        law = cls(*_natural.polar(vector), validate_args)
+        law._natural = vector
+        return law
+
+    @property
+    def _tracked(self) -> Tensor | None:
+        """The natural parameter, where the law is one of it and may be differentiated in it."""
+        vector = self._natural
+        return vector if vector is not None and _natural.is_tracked(vector) else None
+
+    def _natural_parameter(self) -> Tensor:
+        if self._natural is not None:
+            return self._natural
+        loc, k = self._given
+        return finite(k).unsqueeze(-1) * loc
+
+    def _take(self, loc: Tensor, concentration: Tensor) -> None:
+        super()._take(loc, concentration)
+        self._natural = None
+
+    def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
+        """The same law with a larger batch shape, sharing memory with this one."""
+        new = super().expand(batch_shape, _instance)
+        new._natural = self._natural
+        return new
+
+    def _draw(self, noise: Tensor) -> Tensor:
+        vector = self._tracked
+        if vector is None:
+            return super()._draw(noise)
+        x = draw(noise, *_natural.turned(vector), self._cosine._transport)
+        return _natural.carried(x, vector)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Log density with respect to the surface measure of the sphere.
@@ -258,12 +293,19 @@ class VonMisesFisher(RotationallySymmetric):
         log_density = torch.addcmul(
             _radial.log_density_at_mode(k, self.dim), k, squared, value=-0.5
         )
-        return self._expanded(with_point_mass(log_density, given, k, squared), value)
+        log_density, vector = with_point_mass(log_density, given, k, squared), self._tracked
+        if vector is not None:
+            log_density = _natural.log_density(log_density, value, vector)
+        return self._expanded(log_density, value)
 
     def entropy(self) -> Tensor:
         """Differential entropy with respect to the surface measure."""
         area = _radial.log_sphere_area(self.dim)
-        return (area - _radial.kl_to_uniform(self._given[1], self.dim)).expand(self.batch_shape)
+        return (area - self._kl_to_uniform()).expand(self.batch_shape)
+
+    def _kl_to_uniform(self) -> Tensor:
+        value, vector = _radial.kl_to_uniform(self._given[1], self.dim), self._tracked
+        return value if vector is None else _natural.kl_to_uniform(value, vector)
 
     @property
     def log_normalizer(self) -> Tensor:
@@ -273,7 +315,11 @@ class VonMisesFisher(RotationallySymmetric):
         log area of the sphere at concentration 0.
         """
         area = _radial.log_sphere_area(self.dim)
-        return (area + _radial.log_partition(self._given[1], self.dim)).expand(self.batch_shape)
+        return (area + self._log_partition()).expand(self.batch_shape)
+
+    def _log_partition(self) -> Tensor:
+        value, vector = _radial.log_partition(self._given[1], self.dim), self._tracked
+        return value if vector is None else _natural.log_partition(value, vector)
 
     @property
     def mean_resultant_length(self) -> Tensor:
@@ -291,8 +337,26 @@ class VonMisesFisher(RotationallySymmetric):
     def _eigenvalues(self) -> CovarianceEigenvalues:
         k, dim = self._given[1], self.dim
         return CovarianceEigenvalues(
-            _radial.mean_resultant_length_derivative(k, dim), _radial.tangent_variance(k, dim)
+            self._exchanged(
+                _radial.mean_resultant_length_derivative(k, dim),
+                _natural.mean_resultant_length_derivative,
+            ),
+            self._exchanged(_radial.tangent_variance(k, dim), _natural.tangent_variance),
         )
+
+    def _mean(self) -> Tensor:
+        return self._exchanged(super()._mean(), _natural.mean)
+
+    def _variance(self) -> Tensor:
+        return self._exchanged(super()._variance(), _natural.variance)
+
+    def _covariance_matrix(self) -> Tensor:
+        return self._exchanged(super()._covariance_matrix(), _natural.covariance_matrix)
+
+    def _exchanged(self, value: Tensor, form: Callable[[Tensor], Tensor]) -> Tensor:
+        """The value, with derivatives in the natural parameter if the law is one of it."""
+        vector = self._tracked
+        return value if vector is None else _natural.with_derivatives_of(form(vector), value)
 
     def conjugate_update(self, other: VonMisesFisher) -> tuple[Self, Tensor]:
         r"""The normalised product of two von Mises-Fisher densities on one sphere.
@@ -311,7 +375,7 @@ class VonMisesFisher(RotationallySymmetric):
         (\kappa_1 + \kappa_2 + \kappa_{12})`: nothing of the size of the concentrations cancels.
         Opposite factors of equal concentration have the uniform law as product, with the first
         axis as ``loc``. A point mass (infinite concentration) stays one, and the integral is the
-        other density there.
+        other density there; of two, it is infinite or 0.
 
         Args:
             other: a law on the same sphere, whose batch shape broadcasts with that of this one.
@@ -348,20 +412,37 @@ class VonMisesFisher(RotationallySymmetric):
         shape = broadcast_shapes(self.batch_shape, other.batch_shape)
         (loc1, given1), (loc2, given2) = self._given, other._given
         dtype = torch.promote_types(loc1.dtype, loc2.dtype)
-        largest = torch.finfo(dtype).max  # stands for infinity
-        k1, k2 = given1.to(dtype).clamp(max=largest), given2.to(dtype).clamp(max=largest)
+        loc1, loc2 = loc1.to(dtype), loc2.to(dtype)
+        k1, k2 = finite(given1.to(dtype)), finite(given2.to(dtype))
+        largest = torch.finfo(dtype).max
         scale = torch.maximum(k1, k2).detach()  # so that nothing over- or underflows
         scale = torch.where(scale > 0, scale, 1.0)
         w1, w2 = k1 / scale, k2 / scale
-        loc, w12 = _resultant.polar(w1.unsqueeze(-1) * loc1 + w2.unsqueeze(-1) * loc2)
+        loc, w12 = _natural.polar(w1.unsqueeze(-1) * loc1 + w2.unsqueeze(-1) * loc2)
         k12 = (scale * w12).clamp(max=largest)
         total = w1 + w2 + w12
         turned = scale * w1 * w2 * (loc1 - loc2).square().sum(-1)
-        # Of two uniform laws the difference is 0 as it stands, and so has the right gradient.
-        loss = torch.where(total > 0, turned / torch.where(total > 0, total, 1.0), k1 + k2 - k12)
+        loss = torch.where(total > 0, turned / torch.where(total > 0, total, 1.0), 0.0)
         top1, top2, top12 = (_radial.log_density_at_mode(k, self.dim) for k in (k1, k2, k12))
         log_normalizer = top1 + top2 - top12 - loss
-        concentration = torch.where((given1 < math.inf) & (given2 < math.inf), k12, math.inf)
-        validate_args = self.__dict__.get("_validate_args")
-        updated = type(self)(loc, concentration, validate_args).expand(shape)
-        return updated, log_normalizer.expand(shape)
+        # These are the values; the derivatives are those in the natural parameters.
+        v1, v2 = (law._natural_parameter().to(dtype) for law in (self, other))
+        vector = (v1 + v2).clamp(-largest, largest)
+        direction, length = _natural.polar(vector)
+        factors = (
+            (loc1, k1) if self._natural is None else (v1,),
+            (loc2, k2) if other._natural is None else (v2,),
+        )
+        infinite1, infinite2 = torch.isinf(given1), torch.isinf(given2)
+        concentration = _natural.with_derivatives_of(length, k12)
+        concentration = torch.where(infinite1 | infinite2, math.inf, concentration)
+        updated = type(self)(
+            _natural.with_derivatives_of(direction, loc),
+            concentration,
+            self.__dict__.get("_validate_args"),
+        )
+        updated._natural = vector
+        log_normalizer = _natural.log_normalizer_of_product(log_normalizer, vector, *factors)
+        of_two_points = torch.where(turned > 0, -math.inf, math.inf)
+        log_normalizer = torch.where(infinite1 & infinite2, of_two_points, log_normalizer)
+        return updated.expand(shape), log_normalizer.expand(shape)

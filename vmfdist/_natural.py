@@ -1,0 +1,461 @@
+r"""Closed forms of the von Mises-Fisher law as functions of its natural parameter, smooth at 0.
+
+What depends on a vector v by its length :math:`k = |v|` alone, :math:`F(v) = \varphi(k)`, has the
+gradient :math:`\psi \mu` with :math:`\psi = \varphi'` and :math:`\mu = v / k`. Put :math:`\rho =
+\psi / k`, and split vectors into their component along :math:`\mu` and the rest, :math:`g = a \mu +
+g_\perp`, :math:`h = b \mu + h_\perp`, :math:`l = c \mu + l_\perp`. Then
+
+.. math::
+
+    D^2 F\, (g) &= \psi' a\, \mu + \rho\, g_\perp, \\
+    D^3 F\, (g, h) &= \psi'' a b\, \mu
+        + \rho'\, (\langle g_\perp, h_\perp\rangle\, \mu + b\, g_\perp + a\, h_\perp), \\
+    D^4 F\, (g, h, l) &= \psi''' a b c\, \mu
+        + \rho'' \sum (\langle g_\perp, h_\perp\rangle\, c\, \mu + a b\, l_\perp)
+        + \frac{\rho'}k \sum \langle g_\perp, h_\perp\rangle\, l_\perp,
+
+with sums over the three ways to single one vector out. Of a smooth F no coefficient is infinite at
+0, and there the result does not depend on :math:`\mu`, though k and :math:`\mu` have no derivative;
+at high concentration nothing cancels. For the log-partition :math:`\Phi` the gradient is the mean,
+with :math:`\psi = A` and :math:`\rho = A/k`; for the divergence from the uniform law, :math:`k A -
+\Phi`, they are :math:`k A'` and :math:`A'`; for k itself 1 and 1/k.
+
+The values of a law are those of its ``loc`` and ``concentration``, which keep their digits, and are
+given to the functions below as they are; its derivatives, by whatever mode they are asked for, are
+these.
+
+References:
+    * DLMF 10.29.1 (:math:`A/k` without 0/0), https://dlmf.nist.gov/10.29.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from vmfdist import _radial
+from vmfdist._autograd import apply, is_recording
+from vmfdist._cache import static
+from vmfdist._elementwise import with_derivative
+from vmfdist._infinity import finite
+from vmfdist._rows import dot
+
+__all__ = [
+    "attached",
+    "carried",
+    "covariance_matrix",
+    "is_tracked",
+    "kl_to_another",
+    "kl_to_uniform",
+    "log_density",
+    "log_normalizer_of_product",
+    "log_partition",
+    "mean",
+    "mean_difference",
+    "mean_resultant_length_derivative",
+    "polar",
+    "tangent_variance",
+    "turned",
+    "variance",
+    "with_derivatives_of",
+]
+
+
+def is_tracked(x: Tensor) -> bool:
+    """Whether something may be differentiated in ``x``, by whatever means."""
+    return (
+        x.requires_grad
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# A value in one form, its derivatives in another
+# --------------------------------------------------------------------------------------------------
+
+
+@with_derivative(lambda x, rate, _: rate, None)
+def _differential(x: Tensor, rate: Tensor, _: None) -> Tensor:
+    """Zero, with the differential rate dx."""
+    return torch.zeros_like(x)
+
+
+@with_derivative(None, lambda value, form, _: torch.ones_like(form))
+def _exchanged(value: Tensor, form: Tensor, _: None) -> Tensor:
+    return value.clone()
+
+
+def with_derivatives_of(form: Tensor, value: Tensor) -> Tensor:
+    """The value, with the derivatives of another form of it, whose own value may lose digits."""
+    return _exchanged(value.detach(), form, None)
+
+
+def attached(value: Tensor, *differentials: tuple[Tensor, Tensor]) -> Tensor:
+    """The value, with the differential sum <gradient, dx> over the pairs (x, gradient)."""
+    value = value.detach()
+    for x, gradient in differentials:
+        value = value + _differential(x, gradient, None).sum(-1)
+    return value
+
+
+# --------------------------------------------------------------------------------------------------
+# Radial functions
+# --------------------------------------------------------------------------------------------------
+
+
+def _polar(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Direction and length, without overflow or underflow of squares."""
+    scale = v.abs().amax(-1, keepdim=True)
+    zero = scale == 0
+    axis = torch.zeros_like(v)
+    axis[..., 0] = 1.0
+    scaled = torch.where(zero, axis, v / torch.where(zero, 1.0, scale))
+    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled / norm, (norm * scale).squeeze(-1)
+
+
+def _inverse(k: Tensor, power: int) -> Tensor:
+    """k^-power, where this is finite in the dtype; 0 at 0, where a direction does not turn."""
+    limits = torch.finfo(k.dtype)
+    inverse = 1 / k.clamp(min=limits.smallest_normal)
+    return torch.where(k == 0, 0.0, inverse.pow(power).clamp(max=limits.max))
+
+
+def _across_slope(k: Tensor, dim: int) -> Tensor:
+    """The derivative of A/k."""
+    across = _radial.tangent_variance(k, dim)
+    rise = k * _radial.mean_resultant_length_derivative(k, dim + 2)
+    return -across * (across * (_radial.mean_resultant_length(k, dim + 2) + rise))
+
+
+def _across_slope_over_k(k: Tensor, dim: int) -> Tensor:
+    across = _radial.tangent_variance(k, dim)
+    slope = _radial.mean_resultant_length_derivative(k, dim + 2)
+    return -across * (across * (_radial.tangent_variance(k, dim + 2) + slope))
+
+
+def _across_curvature(k: Tensor, dim: int) -> Tensor:
+    """The second derivative of A/k."""
+    across, bend = _radial.tangent_variance(k, dim), _across_slope(k, dim)
+    slope = _radial.mean_resultant_length_derivative(k, dim + 2)
+    turn = 2 * slope + k * _radial.mean_resultant_length_second_derivative(k, dim + 2)
+    return 2 * bend * (bend / across) - across * (across * turn)
+
+
+_Coefficients = Callable[[Tensor, int], tuple[Tensor, ...]]
+
+# In the order of the formulas above: psi; psi', rho; psi'', rho'; psi''', rho'', rho'/k.
+_COEFFICIENTS: dict[str, tuple[_Coefficients, ...]] = {
+    "length": (
+        lambda k, dim: (torch.ones_like(k),),
+        lambda k, dim: (torch.zeros_like(k), _inverse(k, 1)),
+        lambda k, dim: (torch.zeros_like(k), -_inverse(k, 2)),
+        lambda k, dim: (torch.zeros_like(k), 2 * _inverse(k, 3), -_inverse(k, 3)),
+    ),
+    "log_partition": (
+        lambda k, dim: (_radial.mean_resultant_length(k, dim),),
+        lambda k, dim: (
+            _radial.mean_resultant_length_derivative(k, dim),
+            _radial.tangent_variance(k, dim),
+        ),
+        lambda k, dim: (
+            _radial.mean_resultant_length_second_derivative(k, dim),
+            _across_slope(k, dim),
+        ),
+        lambda k, dim: (
+            _radial.mean_resultant_length_third_derivative(k, dim),
+            _across_curvature(k, dim),
+            _across_slope_over_k(k, dim),
+        ),
+    ),
+    "kl_to_uniform": (
+        lambda k, dim: (k * _radial.mean_resultant_length_derivative(k, dim),),
+        lambda k, dim: (
+            _radial.mean_resultant_length_derivative(k, dim)
+            + k * _radial.mean_resultant_length_second_derivative(k, dim),
+            _radial.mean_resultant_length_derivative(k, dim),
+        ),
+        lambda k, dim: (
+            2 * _radial.mean_resultant_length_second_derivative(k, dim)
+            + k * _radial.mean_resultant_length_third_derivative(k, dim),
+            _radial.mean_resultant_length_second_derivative(k, dim),
+        ),
+    ),
+}
+
+_Function = tuple[str, int]  # a name above, and the dimension
+
+
+def _evaluate(function: _Function, v: Tensor, *vectors: Tensor) -> Tensor:
+    name, dim = function
+    formulas, order = _COEFFICIENTS[name], len(vectors)
+    if order >= len(formulas):
+        raise NotImplementedError(
+            f"derivatives of order {order + 1} of {name} in the natural parameter are not "
+            "implemented: differentiate fewer times"
+        )
+    mu, k = _polar(v)
+    k = finite(k)  # a length can overflow where no entry does
+    straight, *bends = (x.unsqueeze(-1) for x in formulas[order](k, dim))
+    along = [dot(mu, g).unsqueeze(-1) for g in vectors]
+    across = [g - a * mu for g, a in zip(vectors, along, strict=True)]
+    result = straight * functools.reduce(torch.mul, along, mu)
+    if order == 1:
+        return result + bends[0] * across[0]
+    if order == 2:
+        (a, b), (g, h) = along, across
+        return result + bends[0] * (dot(g, h).unsqueeze(-1) * mu + b * g + a * h)
+    if order == 3:
+        for i, j, single in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
+            inner = dot(across[i], across[j]).unsqueeze(-1)
+            result = result + bends[0] * (
+                inner * along[single] * mu + along[i] * along[j] * across[single]
+            )
+            result = result + bends[1] * inner * across[single]
+    return result
+
+
+def _with(vectors: list[Tensor], i: int, other: Tensor) -> list[Tensor]:
+    return [*vectors[:i], other, *vectors[i + 1 :]]
+
+
+class _Traced(torch.autograd.Function):
+    """For Dynamo, which refuses a jvp and does not bind ``*args`` of a forward."""
+
+    @staticmethod
+    def forward(function: _Function, v: Any, x: Any, y: Any, z: Any) -> Tensor:
+        return _evaluate(function, *(t for t in (v, x, y, z) if t is not None))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.set_materialize_grads(False)  # no derivatives of zeros
+        ctx.function, *tensors = inputs
+        tensors = [t for t in tensors if t is not None]
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        v, *vectors = ctx.saved_tensors
+        grads: list[Tensor | None] = [None, None, None, None, None]
+        if grad is None:
+            return tuple(grads)
+        if ctx.needs_input_grad[1]:
+            grads[1] = _derivative(ctx.function, v, *vectors, grad)
+        for i in range(len(vectors)):
+            if ctx.needs_input_grad[2 + i]:  # derivatives are symmetric
+                grads[2 + i] = _derivative(ctx.function, v, *_with(vectors, i, grad))
+        return tuple(grads)
+
+
+class _Eager(_Traced):
+    @staticmethod
+    def jvp(ctx: Any, _: None, along: Tensor | None, *tangents: Tensor | None) -> Tensor:
+        v, *vectors = ctx.saved_tensors
+        terms = [
+            _derivative(ctx.function, v, *_with(vectors, i, tangent))
+            for i, tangent in enumerate(tangents)
+            if tangent is not None
+        ]
+        if along is not None:
+            terms.append(_derivative(ctx.function, v, *vectors, along))
+        return functools.reduce(torch.add, terms)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], function: _Function, *tensors: Any
+    ) -> tuple[Tensor, int]:
+        leading = (
+            tensor.unsqueeze(0) if axis is None else tensor.movedim(axis, 0)
+            for tensor, axis in zip(tensors, in_dims[1:], strict=True)
+            if tensor is not None
+        )
+        return _derivative(function, *leading), 0
+
+
+def _derivative(function: _Function, v: Tensor, *vectors: Any) -> Tensor:
+    """The gradient of a radial function, or the derivative of that along the vectors."""
+    if vectors:
+        shape = torch.broadcast_shapes(v.shape, *(x.shape for x in vectors))
+        v, vectors = v.expand(shape), tuple(x.expand(shape) for x in vectors)
+    order, compiling = len(vectors), torch.compiler.is_compiling()
+    if order > 3 or not (compiling or is_recording()):
+        return _evaluate(function, v, *vectors)
+    arguments = function, v, *vectors, *(None,) * (3 - order)
+    return _Traced.apply(*arguments) if compiling else apply(_Eager, *arguments)
+
+
+def polar(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Direction and length of vectors, without overflow or underflow of squares.
+
+    Where a vector is 0 its direction is the first axis; both then have gradient 0.
+    """
+    direction, (_, length) = _derivative(("length", 0), v), _polar(v.detach())
+    slope = torch.where(length.unsqueeze(-1) == 0, 0.0, direction)
+    return direction, attached(length, (v, slope))
+
+
+# --------------------------------------------------------------------------------------------------
+# Closed forms
+# --------------------------------------------------------------------------------------------------
+
+
+def _parts(v: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Direction and length as constants, and the dimension."""
+    return *_polar(v.detach()), static(v.shape[-1])
+
+
+def mean(v: Tensor) -> Tensor:
+    """A mu, the gradient of the log-partition."""
+    return _derivative(("log_partition", static(v.shape[-1])), v)
+
+
+def log_partition(value: Tensor, v: Tensor) -> Tensor:
+    """Phi, the log of the mean of exp<x, v> over the sphere."""
+    return attached(value, (v, mean(v)))
+
+
+def mean_difference(v1: Tensor, v2: Tensor) -> Tensor:
+    """The mean at v2 minus that at v1, as (A2 - A1) mu2 + A1 (mu2 - mu1)."""
+    (mu1, k1, dim), (mu2, k2, _) = _parts(v1), _parts(v2)
+    rise = _radial.mean_resultant_length_difference(k1, k2, dim).unsqueeze(-1)
+    length = _radial.mean_resultant_length(k1, dim).unsqueeze(-1)
+    return with_derivatives_of(mean(v2) - mean(v1), rise * mu2 + length * (mu2 - mu1))
+
+
+def kl_to_uniform(value: Tensor, v: Tensor) -> Tensor:
+    """k A - Phi."""
+    return attached(value, (v, _derivative(("kl_to_uniform", static(v.shape[-1])), v)))
+
+
+def kl_to_another(value: Tensor, v1: Tensor, v2: Tensor) -> Tensor:
+    """From the law of v1 to that of v2, Phi2 - Phi1 - <mean1, v2 - v1>."""
+    function = "log_partition", static(v1.shape[-1])
+    in_v1 = _derivative(function, v1, v1 - v2)
+    return attached(value, (v1, in_v1), (v2, mean_difference(v1, v2)))
+
+
+def log_density(value: Tensor, x: Tensor, v: Tensor) -> Tensor:
+    """<x, v> - Phi and a constant.
+
+    The gradient in v is (x - mu) + (1 - A) mu, that in x is taken along the sphere, k (mu - x).
+    """
+    mu, k, dim = _parts(v)
+    rest, k = _radial.one_minus_mean_resultant_length(k, dim).unsqueeze(-1), k.unsqueeze(-1)
+    in_v = with_derivatives_of(x - mean(v), (x - mu) + rest * mu)
+    in_x = with_derivatives_of(v - k * x, k * (mu - x))
+    return attached(value, (v, in_v), (x, in_x))
+
+
+_Factor = tuple[Tensor] | tuple[Tensor, Tensor]  # a natural parameter, or direction and length
+
+
+def log_normalizer_of_product(value: Tensor, v: Tensor, *factors: _Factor) -> Tensor:
+    """Phi of the sum v minus those of its terms, and a constant."""
+    mu, k, dim = _parts(v)
+    length = _radial.mean_resultant_length(k, dim)
+    differentials = []
+    for factor in factors:
+        if len(factor) == 1:
+            differentials.append((*factor, mean_difference(*factor, v)))
+            continue
+        loc, k1 = factor
+        half_squared_chord = (mu - loc).square().sum(-1) / 2
+        rise = _radial.mean_resultant_length_difference(k1, k, dim)
+        in_k1 = with_derivatives_of(
+            dot(mean(v), loc) - _radial.mean_resultant_length(k1, dim),
+            rise - length * half_squared_chord,
+        )
+        # along the sphere, as above
+        pull, k1 = (k1.detach() * length).unsqueeze(-1), k1.unsqueeze(-1)
+        in_loc = with_derivatives_of(k1 * mean(v) - pull * loc, pull * (mu - loc))
+        differentials += [(k1, in_k1.unsqueeze(-1)), (loc, in_loc)]
+    return attached(value, *differentials)
+
+
+def tangent_variance(v: Tensor) -> Tensor:
+    """A/k, in the form 1 / (d + <v, mean of dimension d + 2>)."""
+    _, k, dim = _parts(v)
+    above = _derivative(("log_partition", dim + 2), v)
+    return with_derivatives_of(1 / (dim + dot(v, above)), _radial.tangent_variance(k, dim))
+
+
+def _tangent_variance_gradient(v: Tensor) -> Tensor:
+    function, square = ("log_partition", static(v.shape[-1]) + 2), tangent_variance(v).square()
+    return -square.unsqueeze(-1) * (_derivative(function, v) + _derivative(function, v, v))
+
+
+def mean_resultant_length_derivative(v: Tensor) -> Tensor:
+    """A', in the form A/k + k (A/k)'."""
+    return tangent_variance(v) + dot(_tangent_variance_gradient(v), v)
+
+
+def variance(v: Tensor) -> Tensor:
+    """The diagonal of the covariance matrix, in the form A/k + (A/k)'/k v v."""
+    return tangent_variance(v).unsqueeze(-1) + _tangent_variance_gradient(v) * v
+
+
+def covariance_matrix(v: Tensor) -> Tensor:
+    """The second derivative of the log-partition, row by row."""
+    dim = static(v.shape[-1])
+    identity = torch.eye(dim, dtype=v.dtype, device=v.device)
+    return _derivative(("log_partition", dim), v.unsqueeze(-2), identity)
+
+
+# --------------------------------------------------------------------------------------------------
+# Draws
+# --------------------------------------------------------------------------------------------------
+
+
+def _turn(k: Tensor, dim: int) -> Tensor:
+    """The smaller of 1/k and 4 k / d^2; they meet at k = d/2."""
+    return torch.minimum(1 / k, k * (2 / dim) ** 2)
+
+
+def turned(v: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Direction and length of v, for a draw to follow.
+
+    A change of v across itself can be followed by a rotation of the draw, by the angle
+    :math:`|dv| / k`, or by
+
+    .. math:: dx = \beta(w)\, (dv - \langle x, dv\rangle\, x), \qquad
+        \beta(w) = \int_0^1 s^{d-2} e^{-k w (1 - s)}\, ds
+        = \frac{{}_1F_1(1; d; -k w)}{d - 1}, \quad w = \langle x, \mu\rangle.
+
+    Both move the points of a von Mises-Fisher law to those of the next: the second, since
+    :math:`w \beta' + (d - 1 + k w) \beta = 1`, by the equation of continuity. The angle has a pole
+    at 0, and :math:`\beta` grows without bound at high concentration; hence a mixture of the two,
+    with the weight :math:`1 - (2 k/d)^2` of the second up to k = d/2, and 0 above. A draw follows
+    the share that is rotated through this direction, and the rest by :func:`carried`.
+    """
+    mu, k, dim = _parts(v)
+    direction = mu + _differential(_rejected(v, mu), _turn(k, dim).unsqueeze(-1), None)
+    return direction, attached(k, (v, mu))
+
+
+def carried(x: Tensor, v: Tensor) -> Tensor:
+    """The draw x with the share of its derivative in v that is no rotation."""
+    mu, k, dim = _parts(v)
+    fixed = x.detach()
+    argument = k.clamp(max=dim / 2) * dot(fixed, mu.expand_as(fixed))
+    series, term, count = torch.ones_like(argument), 1.0, 0
+    while term > torch.finfo(x.dtype).eps:
+        term, count = term * dim / 2 / (dim + count), count + 1
+    for n in reversed(range(count)):  # of 1F1, whose argument is at most d/2
+        series = 1 - argument / (dim + n) * series
+    share = (1 - k * _turn(k, dim)) / (dim - 1) * series
+    across = _rejected(_rejected(v, mu), fixed)
+    return x + _differential(across, share.unsqueeze(-1), None)
+
+
+def _rejected(x: Tensor, unit: Tensor) -> Tensor:
+    """What is left of x without its component along a unit vector."""
+    x, unit = torch.broadcast_tensors(x, unit)
+    return x - dot(x, unit).unsqueeze(-1) * unit
