@@ -40,6 +40,12 @@ def test_commands_name_files_that_exist(page: Path) -> None:
                 assert (ROOT / word).exists() or word.startswith("docs/_build"), line
 
 
+def test_commands_are_found() -> None:
+    text = "".join("".join(SHELL.findall(page.read_text())) for page in PAGES)
+    assert text.count(".py") > 5
+    assert text.count("docs/") > 5
+
+
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
 def test_examples_have_a_recorded_run(script: Path) -> None:
     recorded = DOCS / "recorded" / f"{script.stem}.txt"
