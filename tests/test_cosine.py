@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from cases import FAILURE_RATE, assert_mean, directions
+from cases import FAILURE_RATE, assert_mean, directions, not_dense, not_dense_kinds
 from reference import cosine_reference, radial
 from strategies import in_dtype
 from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
@@ -375,6 +375,14 @@ def test_errors(law: type[CosineLaw]) -> None:
         law(torch.tensor(1), 3)
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\]"):
         VonMisesFisher(directions(3), 2.0).mass_cone(1.1)
+
+
+@not_dense_kinds
+def test_sparse_and_nested_concentrations(kind: str) -> None:
+    concentration, words = not_dense(kind, "concentration")
+    for law in LAWS:
+        with pytest.raises(TypeError, match=words):
+            law(concentration, 3)
 
 
 @of_each_law

@@ -37,6 +37,7 @@ from vmfdist._validation import (
     check_nonnegative,
     expanded_shape,
     fitting,
+    require_float,
     set_validation,
 )
 
@@ -194,11 +195,7 @@ def _mean_log_complement(k: Tensor, law: _Law) -> Tensor:
 
 
 def _check_concentration(concentration: Tensor, validate: bool) -> None:
-    if concentration.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            "concentration must be float32 or float64, got "
-            f"{str(concentration.dtype).removeprefix('torch.')}"
-        )
+    require_float("concentration", concentration, unit=False)
     if validate:
         check_nonnegative("concentration", concentration)
 
