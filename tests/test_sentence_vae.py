@@ -524,6 +524,7 @@ def test_run(
         assert reconstruction < tokens / 40 * math.log(200)  # less than the uniform law would
         assert f"{law}:\n  held out, and decoded" in output
         assert line["decoder"] == decoder
+        assert line["data"] == "made"
         assert len(line["history"]) == 1
     assert bars.count("100%") >= len(laws)
     assert figure.read_bytes().startswith(PNG)

@@ -512,6 +512,7 @@ def fit(law: str, corpus: Corpus, options: argparse.Namespace, where: Place) -> 
     seconds = history[-1].seconds
     if options.record is not None:
         outcome = {
+            "data": "made" if options.data is None else options.data.resolve().name,
             "epochs": len(history),
             "scores": scores._asdict(),
             "seconds": seconds,
