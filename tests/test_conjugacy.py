@@ -351,6 +351,57 @@ def test_concentrations_near_the_largest_number() -> None:
         assert log_normalizer.isfinite()
 
 
+@pytest.mark.parametrize("k", [(1e308, 1e308), (1e308, 1.0), (3e-309, 3e-309), (3e-309, 1.0)])
+@pytest.mark.parametrize("dim", [3, 20])
+def test_derivatives_next_to_the_largest_and_the_smallest_number(
+    dim: int, k: tuple[float, float]
+) -> None:
+    east, north = torch.eye(dim, dtype=torch.float64)[:2]
+    for other in (east, north, -east):
+        k1, k2 = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in k)
+        leaves = k1, k2, east.clone().requires_grad_(), other.clone().requires_grad_()
+        p, q = VonMisesFisher(leaves[2], k1), VonMisesFisher(leaves[3], k2)
+        updated, log_normalizer = p.conjugate_update(q)
+        results = [log_normalizer, updated.loc[1], updated.concentration, updated.entropy()]
+        for result in results:
+            grads = torch.autograd.grad(result, leaves, retain_graph=True)
+            assert all(grad.isfinite().all() for grad in grads)
+        in_k1, in_k2, *_ = torch.autograd.grad(log_normalizer, leaves)
+        # d/dk1 = <mean of the product, mu1> - A(k1), nearly 0 or 1 at all of these
+        cosines = [(updated.mean @ mu).item() for mu in (east, other)]
+        for found, cosine, x in zip((in_k1, in_k2), cosines, k, strict=True):
+            expected = cosine - float(radial(dim, x).mean if 1e-300 < x < 1e300 else x > 1)
+            assert abs(found.item() - expected) < 1e-14
+
+
+def test_the_evidence_of_opposite_factors_is_a_smooth_function() -> None:
+    # Phi(k1 mu1 + k2 mu2) - Phi(k1) - Phi(k2): its Hessian in the factors' natural parameters
+    def evidence(v: Tensor) -> Tensor:
+        east = VonMisesFisher(axes()[0], 3.0, validate_args=False)
+        law = VonMisesFisher(normalize(v, dim=-1), v.norm(), validate_args=False)
+        return east.conjugate_update(law)[1]
+
+    def log_normalizer(v: Tensor) -> Tensor:
+        return VonMisesFisher.from_natural(v, validate_args=False).log_normalizer
+
+    for step in (0.0, 1e-300, 1e-9):
+        v = -3.0 * axes()[0] + step * axes()[1]
+        found = torch.autograd.functional.hessian(evidence, v)
+        curvature = torch.autograd.functional.hessian(log_normalizer, v)
+        expected = torch.eye(3, dtype=torch.float64) / 3 - curvature
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_updates_at_high_concentration_keep_the_digits_of_their_gradients() -> None:
+    k1, k2 = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (1e12, 3e12))
+    east = axes()[0]
+    _, log_normalizer = VonMisesFisher(east, k1).conjugate_update(VonMisesFisher(east, k2))
+    grads = torch.autograd.grad(log_normalizer, (k1, k2))
+    for grad, x in zip(grads, (1e12, 3e12), strict=True):
+        expected = radial(3, x).one_minus_mean - radial(3, 4e12).one_minus_mean
+        torch.testing.assert_close(grad.item(), float(expected), rtol=1e-12, atol=0)
+
+
 # Derivatives
 
 

@@ -267,6 +267,7 @@ def test_bad_samples(samples: Any, error: type[Exception], words: str) -> None:
         pytest.param(torch.ones(3) * 1j, TypeError, "real tensor, got torch.complex64", id="j"),
         pytest.param(torch.ones(2), ValueError, r"shape \(2,\) and samples .*\(3, 3\)", id="2"),
         pytest.param(torch.ones(3, 1).expand(3, 2), ValueError, r"broadcast with \(3,\)", id="3x2"),
+        pytest.param(torch.ones(3, 1), ValueError, r"shape \(3, 1\).*hold 3 weights", id="3x1"),
         pytest.param(torch.tensor([1.0, -2, 3]), ValueError, "between -2 and 3", id="negative"),
         pytest.param(torch.tensor([1.0, math.nan, 3]), ValueError, "nonnegative and fin", id="nan"),
         pytest.param(torch.tensor([1.0, math.inf, 3]), ValueError, "between 1 and inf", id="inf"),
@@ -279,6 +280,12 @@ def test_bad_samples(samples: Any, error: type[Exception], words: str) -> None:
 def test_bad_weights(weights: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         VonMisesFisher.fit(torch.eye(3), weights, validate_args=True)
+
+
+def test_one_weight_for_all() -> None:
+    samples, one = directions(5, 3), torch.tensor(2.0)
+    assert torch.equal(VonMisesFisher.fit(samples, one).loc, VonMisesFisher.fit(samples).loc)
+    assert VonMisesFisher.fit(samples[:1], torch.ones(4, 1)).batch_shape == (4,)
 
 
 @not_dense_kinds

@@ -222,7 +222,7 @@ def test_divergences_of_neighbours(length: float) -> None:
 
 @pytest.mark.parametrize("pick", SCALARS + TENSORS)
 def test_nothing_overflows(pick: _Pick) -> None:
-    lengths = torch.tensor([[5e-324], [1e-300], [1e150]], dtype=torch.float64)
+    lengths = torch.tensor([[5e-324], [1e-300], [1e150], [1e307]], dtype=torch.float64)
     v = (lengths * VALUE).requires_grad_()
     (grad,) = torch.autograd.grad(pick(natural(v)).sum(), v, create_graph=True)
     assert grad.isfinite().all()

@@ -213,11 +213,14 @@ def check_weights(weights: Any, samples: Tensor, validate: bool) -> None:
         shape = torch.broadcast_shapes(samples.shape[:-1], weights.shape)
     except RuntimeError:
         shape = torch.Size()
-    if shape[-1:] != samples.shape[-2:-1]:
+    count = samples.shape[-2:-1]
+    is_column = weights.dim() > 1 and weights.shape[-1:] != count  # (n, 1), n equal fits
+    if shape[-1:] != count or is_column:
         raise ValueError(
             f"weights of shape {tuple(weights.shape)} and samples of shape {tuple(samples.shape)} "
             f"do not fit: weights must broadcast with {tuple(samples.shape[:-1])}, the shape of "
-            "samples without its last dimension"
+            f"samples without its last dimension, and hold {count[0]} weights along their own last "
+            "dimension"
         )
     if not validate or not weights.numel():
         return

@@ -117,7 +117,8 @@ class VonMisesFisher(RotationallySymmetric):
 
         Shapes:
             ``samples`` (..., n, d), ``weights`` (..., n); the axes to the left broadcast to the
-            batch shape of the law. Responsibilities of shape (K, n) make K laws of one sample.
+            batch shape of the law. Responsibilities of shape (K, n) make K laws of one sample. The
+            last axis of an array of weights is not broadcast: (n, 1) is refused.
 
         Args:
             samples: unit vectors along the last dimension.
@@ -208,7 +209,13 @@ class VonMisesFisher(RotationallySymmetric):
         r"""The law with a given natural parameter, the vector :math:`\kappa \mu`.
 
         Its density is proportional to :math:`\exp \langle x, \mathtt{vector} \rangle`. The vector
-        0 is the uniform law, with the first axis as ``loc`` and gradients of 0.
+        0 is the uniform law, with the first axis as ``loc``.
+
+        In the vector densities, entropies, divergences and moments are smooth, and have their true
+        derivatives at 0 and next to it as everywhere: a layer that gives the vector may start at 0.
+        So do draws, whose gradients at 0 are those of :math:`dx = (dv - \langle x, dv\rangle x) /
+        (d - 1)`. ``loc`` and ``concentration`` alone are not smooth at 0; there their gradients are
+        0. Once one of them is assigned, the law is one of these two parameters.
 
         Args:
             vector: ``concentration`` times ``loc``, of shape (..., d): any finite vectors.
@@ -374,8 +381,9 @@ class VonMisesFisher(RotationallySymmetric):
         of which the last term is formed as :math:`\kappa_1 \kappa_2 |\mu_1 - \mu_2|^2 /
         (\kappa_1 + \kappa_2 + \kappa_{12})`: nothing of the size of the concentrations cancels.
         Opposite factors of equal concentration have the uniform law as product, with the first
-        axis as ``loc``. A point mass (infinite concentration) stays one, and the integral is the
-        other density there; of two, it is infinite or 0.
+        axis as ``loc``; derivatives are right there too, the product is a law of its natural
+        parameter. A point mass (infinite concentration) stays one, and the integral is the other
+        density there; of two, it is infinite or 0.
 
         Args:
             other: a law on the same sphere, whose batch shape broadcasts with that of this one.
