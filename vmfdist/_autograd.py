@@ -1,13 +1,14 @@
-"""What keeps torch.autograd.Function cheap: for a minibatch it costs as much as its formula."""
+"""What keeps torch.autograd.Function cheap, and what may be done in the mode that is active."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["apply", "is_recording"]
+__all__ = ["apply", "is_recording", "may_look_at"]
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -31,4 +32,13 @@ def is_recording() -> bool:
         torch.is_grad_enabled()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
+    )
+
+
+def may_look_at(x: Tensor) -> bool:
+    """Whether Python may ask for a value of x: it has one, and nothing has to be waited for."""
+    return (
+        x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()
     )

@@ -14,6 +14,7 @@ normal independent of the direction of the rest, so it is mapped to the cosine
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any
@@ -21,16 +22,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmfdist._autograd import apply, is_recording
+from vmfdist._autograd import apply, is_recording, may_look_at
 from vmfdist._cache import static
 from vmfdist._rows import dot, norm
 from vmfdist._transport import Transport
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_uniform"]
 
-# Up to this dimension the tangent part is formed explicitly. Above, its squared length is
-# |noise|^2 - zeta^2: then zeta^2 exceeds 40 times the rest with a probability below 1e-13 only.
+# On the CPU in eager mode a look at the rows tells whether the cheap way to split the noise serves.
+# Up to this dimension it forms the tangent part, which may be as short as rounding lets it be.
+# Above, it has its squared length from |noise|^2 - zeta^2, which must keep its digits: normal
+# variables of 17 dimensions fall short of a fortieth with a probability below 1e-13.
 _EXPLICIT_DIM = 16
+_LEAST_EXPLICIT, _LEAST_IMPLICIT = 64.0, 1 / 40  # of (tangent part / zeta)^2, the first in eps^2
 
 # On the CPU in eager mode a large draw goes through in blocks that stay in the cache: of rows, for
 # what is formed row by row, and of numbers, for what is formed of all coordinates.
@@ -40,13 +44,22 @@ _BLOCK_ROWS, _BLOCK_NUMBERS = 1 << 14, 1 << 18
 _Rows = tuple[Tensor, ...]  # tensors with a number for each row
 
 
+def _goes_in_blocks(x: Tensor, rows: int) -> bool:
+    return (
+        not torch.compiler.is_compiling()  # where the number of rows is not known
+        and x.device.type == "cpu"
+        and x.shape[:-1].numel() > rows
+        and not torch._C._functorch.is_legacy_batchedtensor(x)  # of is_grads_batched
+    )
+
+
 def _in_blocks(function: Callable[..., _Rows], rows: int, *tensors: Tensor) -> _Rows:
     """The function of tensors whose leading axes broadcast, in blocks of at most so many rows.
 
     The first tensor has the full shape (..., d), the others have size 1 along axes that they share.
     """
     shape = tensors[0].shape[:-1]
-    if shape.numel() <= rows or torch.compiler.is_compiling() or tensors[0].device.type != "cpu":
+    if not _goes_in_blocks(tensors[0], rows):
         return function(*tensors)
     parts = [function(*block) for block in _blocks(rows, tensors)]
     return tuple(
@@ -113,16 +126,57 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
         side = torch.where(dot(x, perpendicular) < 0, -1.0, 1.0) / length
         x.copy_(side.unsqueeze(-1) * perpendicular)
         return zeta, torch.zeros_like(zeta), torch.ones_like(zeta), length
-    if dim > _EXPLICIT_DIM:
-        squared = norm(x).square_()
-        return zeta, zeta, squared.addcmul_(zeta, zeta, value=-1.0), length
-    # Where little is left beside loc, its rounding is not small: it has a component along loc too.
-    x.addcmul_((zeta / length).unsqueeze(-1), loc, value=-1.0)
-    return zeta, dot(x, loc).div_(length), norm(x).square_(), length
+    along = zeta
+    if may_look_at(x):
+        if dim > _EXPLICIT_DIM:
+            lean, squared = zeta, norm(x).square().addcmul_(zeta, zeta, value=-1.0)
+            least = _LEAST_IMPLICIT
+        else:
+            # Where little is left beside loc, its rounding is not small: it leans on loc too.
+            x.addcmul_((zeta / length).unsqueeze(-1), loc, value=-1.0)
+            along = lean = dot(x, loc).div_(length)
+            squared = norm(x).square().addcmul_(lean, lean, value=-1.0)
+            least = _LEAST_EXPLICIT * torch.finfo(x.dtype).eps ** 2
+        if not _is_short(squared, zeta, least).any():
+            return zeta, lean, squared, length
+    lean, squared = _project(x, loc, along, zeta, length)
+    return zeta, lean, squared, length
+
+
+def _is_short(squared: Tensor, zeta: Tensor, least: float) -> Tensor:
+    """Where a squared length says nothing beside zeta, or is lost in underflow."""
+    info = torch.finfo(zeta.dtype)
+    return squared <= zeta.square().mul_(least).add_(info.tiny / info.eps)
+
+
+def _project(
+    x: Tensor, loc: Tensor, along: Tensor, zeta: Tensor, length: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Splits off the tangent part whatever x is, also where it is parallel to loc, or 0.
+
+    ``along`` is the component that x has along loc, ``zeta`` the one that the noise had. Twice is
+    enough (B. N. Parlett 1998, The symmetric eigenvalue problem, section 6.9), unless what is left
+    is all rounding. There, one of the first two axes takes its place, that which leans less on loc.
+    """
+    x.addcmul_((along / length).unsqueeze(-1), loc, value=-1.0)
+    x.addcmul_((dot(x, loc) / length.square()).unsqueeze(-1), loc, value=-1.0)
+    squared = norm(x).square()
+    lost = _is_short(squared, zeta, _LEAST_EXPLICIT * torch.finfo(x.dtype).eps ** 2)
+    first, second = loc[..., 0] / length, loc[..., 1] / length
+    takes_first = first.abs() <= second.abs()
+    x.masked_fill_(lost.unsqueeze(-1), 0.0)
+    x[..., 0] += lost & takes_first
+    x[..., 1] += lost & ~takes_first
+    lean = torch.where(lost, torch.where(takes_first, first, second), 0.0)
+    return lean, torch.where(lost, 1.0 - lean * lean, squared)
 
 
 def _combine(x: Tensor, scale: Tensor, along: Tensor, loc: Tensor) -> _Rows:
-    x.mul_(scale.unsqueeze(-1)).addcmul_(along.unsqueeze(-1), loc)
+    x.mul_(scale.unsqueeze(-1))
+    if torch.compiler.is_compiling():  # where vmap, within it, knows no addcmul_
+        x.add_(along.unsqueeze(-1) * loc)
+    else:
+        x.addcmul_(along.unsqueeze(-1), loc)
     return ()
 
 
@@ -159,12 +213,17 @@ class _Draw(torch.autograd.Function):
         ctx.concentration_shape = concentration.shape
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[None, Tensor, Tensor, None]:
-        x, cosine, rate, loc = ctx.saved_tensors
-        # Only where the backward pass is itself recorded can someone differentiate again.
-        pull_back = _DrawBackward.apply if is_recording() else _pull_back
-        grad_loc, grad_concentration = pull_back(grad, x, cosine, rate, loc)
-        return None, grad_loc, grad_concentration.sum_to_size(ctx.concentration_shape), None
+    def backward(
+        ctx: Any, grad: Tensor, *_: Any
+    ) -> tuple[None, Tensor | None, Tensor | None, None]:
+        tensors = grad, *ctx.saved_tensors
+        if is_recording():  # only then can someone differentiate again
+            by_loc, by_concentration = _DrawBackward.apply(*tensors)
+        else:
+            by_loc, by_concentration = _pull_back(*tensors, of=ctx.needs_input_grad[1:3])
+        if by_concentration is not None:
+            by_concentration = by_concentration.sum_to_size(ctx.concentration_shape)
+        return None, by_loc, by_concentration, None
 
     @staticmethod
     def vmap(
@@ -210,7 +269,7 @@ class _DrawBackward(torch.autograd.Function):
     @staticmethod
     def forward(
         grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         return _pull_back(grad, x, cosine, rate, loc)
 
     @staticmethod
@@ -242,36 +301,58 @@ class _DrawBackward(torch.autograd.Function):
 
 
 def _pull_back(
-    grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gradients in loc, of its shape, and in the concentration, for each row."""
-    rank, own = grad.dim(), loc.shape == grad.shape  # a loc for each row
-    grad_loc = torch.empty_like(loc) if own else torch.zeros_like(loc)
-    x, cosine, rate = _aligned(x, rank), _aligned(cosine, rank - 1), _aligned(rate, rank - 1)
-    tensors = grad, x, cosine, rate, _aligned(loc, rank), _aligned(grad_loc, rank)
-    pull_back = _pull_back_to_own if own else _pull_back_to_shared
-    (grad_concentration,) = _in_blocks(pull_back, _cached_rows(grad.shape[-1]), *tensors)
-    return grad_loc, grad_concentration
+    grad: Tensor,
+    x: Tensor,
+    cosine: Tensor,
+    rate: Tensor,
+    loc: Tensor,
+    *,
+    of: tuple[bool, bool] = (True, True),
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients in loc, of its shape, and in the concentration, for each row, as asked for."""
+    rank, rows = grad.dim(), _cached_rows(grad.shape[-1])
+    own = loc.shape == grad.shape  # a loc for each row
+    tensors = [grad, *(_aligned(y, r) for y, r in ((x, rank), (cosine, rank - 1)))]
+    tensors += [_aligned(rate, rank - 1), _aligned(loc, rank)]
+    if not _goes_in_blocks(grad, rows):
+        by_loc, by_concentration = _pull_back_rows(of, *tensors)
+        if by_loc is not None and not own:
+            by_loc = by_loc.sum_to_size(tensors[-1].shape).view(loc.shape)
+        return by_loc, by_concentration
+    grad_loc = None
+    if of[0]:
+        grad_loc = torch.empty_like(loc) if own else torch.zeros_like(loc)
+        tensors.append(_aligned(grad_loc, rank))
+
+    def block(*tensors: Tensor) -> _Rows:
+        given, out = tensors[:5], tensors[5] if of[0] else None
+        by_loc, by_concentration = _pull_back_rows(of, *given, out=out if own else None)
+        if out is not None and by_loc is not None and not own:
+            out += by_loc.sum_to_size(out.shape)
+        return () if by_concentration is None else (by_concentration,)
+
+    found = _in_blocks(block, rows, *tensors)
+    return grad_loc, found[0] if found else None
 
 
-def _pull_back_to_own(
-    grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor, grad_loc: Tensor
-) -> _Rows:
-    """Writes the gradient in loc, returns that in the concentration."""
-    along = dot(grad, loc)
-    torch.mul(grad, cosine.unsqueeze(-1), out=grad_loc)
-    grad_loc.addcmul_(along.unsqueeze(-1), x, value=-1.0)
-    return (torch.addcmul(along, cosine, dot(grad, x), value=-1.0).mul_(rate),)
-
-
-def _pull_back_to_shared(
-    grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor, grad_loc: Tensor
-) -> _Rows:
-    """Adds to the gradient in loc, returns that in the concentration."""
-    rows = torch.empty_like(grad)
-    result = _pull_back_to_own(grad, x, cosine, rate, loc, rows)
-    grad_loc += rows.sum_to_size(grad_loc.shape)
-    return result
+def _pull_back_rows(
+    of: tuple[bool, bool],
+    grad: Tensor,
+    x: Tensor,
+    cosine: Tensor,
+    rate: Tensor,
+    loc: Tensor,
+    *,
+    out: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of each row, that in loc in the memory of ``out`` where it is given."""
+    along, by_loc, by_concentration = dot(grad, loc), None, None
+    if of[0]:
+        by_loc = torch.mul(grad, cosine.unsqueeze(-1), out=out)
+        by_loc.addcmul_(along.unsqueeze(-1), x, value=-1.0)
+    if of[1]:
+        by_concentration = along.addcmul_(cosine, dot(grad, x), value=-1.0).mul_(rate)
+    return by_loc, by_concentration
 
 
 def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport) -> Tensor:
@@ -287,3 +368,13 @@ def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
     if is_recording() or torch.compiler.is_compiling():
         return apply(_Draw, noise, loc, concentration, transport)[0]
     return _lift(noise, loc, concentration, transport)[0]
+
+
+def draw_uniform(noise: Tensor) -> Tensor:
+    """Directions of rows of standard normal noise, in its memory; of a row of 0, the first axis."""
+    length, info = norm(noise), torch.finfo(noise.dtype)
+    lost = length < math.sqrt(info.tiny / info.eps)  # its square is 0, or has lost its digits
+    if not may_look_at(noise) or lost.any():
+        noise[..., 0].masked_fill_(lost, 1.0)
+        length = length.masked_fill(lost, 1.0)
+    return noise.div_(length.unsqueeze(-1))

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.types import _size
 
 from vmfdist._cache import static
+from vmfdist._draw import draw_uniform
 from vmfdist._radial import log_sphere_area
 from vmfdist._validation import (
     broadcast_shapes,
@@ -115,7 +116,7 @@ class HypersphericalUniform(TorchDistribution):
         noise = torch.randn(
             self._extended_shape(sample_shape), dtype=self._like.dtype, device=self._like.device
         )
-        return noise.div_(torch.linalg.vector_norm(noise, dim=-1, keepdim=True))
+        return draw_uniform(noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Minus the log area of the sphere, in the dtype and on the device of ``value``."""

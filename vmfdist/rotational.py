@@ -192,9 +192,18 @@ class RotationallySymmetric(TorchDistribution):
         Returns:
             Unit vectors of shape ``sample_shape + batch_shape + (d,)``.
         """
+        return self._draw(self._noise(sample_shape))
+
+    def sample(self, sample_shape: _size = ()) -> Tensor:
+        """Draws without gradients, in forward mode too."""
+        with torch.no_grad():
+            loc, concentration = (parameter.detach() for parameter in self._given)
+            return draw(self._noise(sample_shape), loc, concentration, self._cosine._transport)
+
+    def _noise(self, sample_shape: _size) -> Tensor:
         loc, _ = self._given
         shape = self._extended_shape(sample_shape)
-        return self._draw(torch.randn(shape, dtype=loc.dtype, device=loc.device))
+        return torch.randn(shape, dtype=loc.dtype, device=loc.device)
 
     def _draw(self, noise: Tensor) -> Tensor:
         return draw(noise, *self._given, self._cosine._transport)
