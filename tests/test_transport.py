@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
 
 import mpmath as mp
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from reference import cosine_reference
+from vmfdist import _piecewise
 from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist._transport import Transport, _table, to_power_spherical, to_von_mises_fisher
 
@@ -165,16 +169,26 @@ def test_nan_stays_where_it_is(transport: Transport, dim: int) -> None:
 @pytest.mark.parametrize("dim", [2, 4, 5, 6, 11, 12, 63, 64, 100_000])
 @pytest.mark.parametrize("tilt", [VON_MISES_FISHER, POWER_SPHERICAL])
 def test_a_table_takes_at_most_a_megabyte(tilt: Tilt, dim: int) -> None:
-    table = _table(dim, tilt, torch.device("cpu"))
+    table = _table(dim, tilt, like=torch.empty(0))
     assert table.numel() * table.element_size() <= 1 << 20
 
 
-def test_a_table_is_built_once() -> None:
-    device = torch.device("cpu")
+def test_a_table_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted, fit, together = [], _piecewise.fit, Barrier(4)
+
+    def counted(function: Any, grid: _piecewise.Grid) -> Tensor:
+        fitted.append(grid)
+        return fit(function, grid)
+
+    def build(_: int) -> Tensor:
+        together.wait(timeout=60)
+        return _table(27, VON_MISES_FISHER, like=torch.empty(0))
+
+    monkeypatch.setattr(_piecewise, "fit", counted)
     with ThreadPoolExecutor(4) as pool:
-        tables = list(pool.map(lambda _: _table(9, VON_MISES_FISHER, device), range(8)))
-    assert all(torch.equal(table, tables[0]) for table in tables)
-    assert _table(9, VON_MISES_FISHER, device) is _table(9, VON_MISES_FISHER, device)
+        tables = list(pool.map(build, range(4)))
+    assert all(table is tables[0] for table in tables)
+    assert len(fitted) == 2  # the start and the table
 
 
 def test_power_spherical_in_dimension_3_in_closed_form() -> None:

@@ -1,32 +1,129 @@
-"""Constants that are computed once: of a dimension, a dtype, a device."""
+"""Constants that are computed once: of a dimension, a dtype, a device.
+
+Whatever is active where a constant is first asked for must leave no trace in it: inference_mode,
+a default device, a FakeTensorMode, the export of a model. All of these belong to a thread. So a
+tensor is made in a thread of its own, where none is active; and where tensors are not numbers but
+stand for them, those of a constant are made anew from its numbers.
+"""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from threading import RLock
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
-__all__ = ["cached_constant", "static"]
+__all__ = ["cached_constant", "cached_tensor", "in_no_mode", "once", "pi", "static"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+def once(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A least-recently-used cache of which threads that start together wait for each other."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        lock, computed = RLock(), functools.lru_cache(maxsize=maxsize)(function)
+
+        @functools.lru_cache(maxsize=maxsize)  # what is there is had without the lock
+        @functools.wraps(function)
+        def cached(*args: P.args, **kwargs: P.kwargs) -> T:
+            with lock:
+                return computed(*args, **kwargs)  # type: ignore[arg-type]
+
+        return cached  # type: ignore[return-value]
+
+    return decorate
 
 
 def cached_constant(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """A least-recently-used cache whose results are constants to torch.compile.
+    """A cache of numbers, which are constants to torch.compile.
 
     Dynamo would otherwise trace through the cache into the function, which may be in decimals.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        cached = functools.lru_cache(maxsize=maxsize)(function)
+        cached = once(maxsize)(function)
 
         @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
         @functools.wraps(function)
         def constant(*args: P.args, **kwargs: P.kwargs) -> T:
-            return cached(*args, **kwargs)  # type: ignore[arg-type]
+            return cached(*args, **kwargs)
+
+        return constant
+
+    return decorate
+
+
+@cached_constant(maxsize=1)
+def pi() -> float:
+    """Pi, which as a number of a module is no constant to a graph with dynamic sizes."""
+    return math.pi
+
+
+def in_no_mode(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a function run where no mode is active, in a thread of its own."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            return thread.submit(function, *args, **kwargs).result()
+
+    return run
+
+
+class _Traced:
+    """Holds the tensors that a graph of torch.compile takes, each as an attribute.
+
+    A tensor that a constant function returns has the name of that function to Dynamo, which
+    refuses a graph with two of one name.
+    """
+
+
+_traced = _Traced()
+
+
+class _CachedTensor(Protocol):
+    def __call__(self, *key: Any, like: Tensor) -> Tensor: ...
+
+
+def cached_tensor(maxsize: int) -> Callable[[Callable[..., Tensor]], _CachedTensor]:
+    """A cache of a tensor that depends on a key, on the device of the tensor ``like``."""
+
+    def decorate(build: Callable[..., Tensor]) -> _CachedTensor:
+        @once(maxsize)
+        @in_no_mode
+        def cached(key: tuple[Any, ...], device: torch.device) -> Tensor:
+            return build(*key).to(device)
+
+        @once(maxsize)
+        def named(key: tuple[Any, ...], device: torch.device) -> str:
+            name = f"{build.__name__}_{len(vars(_traced))}"
+            tensor = cached(key, device)
+            torch._dynamo.mark_static(tensor)
+            setattr(_traced, name, tensor)
+            return name
+
+        @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+        def name_in_graph(*key: Any) -> str:
+            *arguments, device = key
+            return named(tuple(arguments), device)
+
+        @functools.wraps(build)
+        def constant(*key: Any, like: Tensor) -> Tensor:
+            if torch.compiler.is_dynamo_compiling():
+                numbers = (static(x) if isinstance(x, int) else x for x in key)
+                return getattr(_traced, name_in_graph(*numbers, like.device))
+            tensor = cached(key, like.device)
+            if type(like) in (Tensor, torch.nn.Parameter):
+                return tensor
+            return torch.tensor(in_no_mode(tensor.tolist)(), dtype=tensor.dtype, device=like.device)
 
         return constant
 

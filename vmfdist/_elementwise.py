@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vmfdist._autograd import apply, is_recording
-from vmfdist._cache import cached_constant
+from vmfdist._cache import cached_constant, in_no_mode, once
 from vmfdist._chebyshev import clenshaw, horner, powers
 
 __all__ = [
@@ -62,7 +62,8 @@ def with_derivative(*partial_derivatives: Formula | None) -> Callable[[Formula],
         class Traced(torch.autograd.Function):
             @staticmethod
             def forward(constant: Any, x: Any, y: Any, z: Any) -> Tensor:
-                return _in_blocks(value, (x, y, z)[:count], constant)
+                with torch.no_grad():  # as it is, but for Dynamo, which would record what is within
+                    return _in_blocks(value, (x, y, z)[:count], constant)
 
             @staticmethod
             def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -107,8 +108,9 @@ def with_derivative(*partial_derivatives: Formula | None) -> Callable[[Formula],
             *tensors, constant = arguments
             x, y, z = slots(*tensors)
             if torch.compiler.is_compiling():
-                return Traced.apply(constant, x, y, z)
-            if is_recording():
+                if torch.is_grad_enabled():
+                    return Traced.apply(constant, x, y, z)
+            elif is_recording():
                 return apply(Eager, constant, x, y, z)
             return _in_blocks(value, (x, y, z)[:count], constant)
 
@@ -126,7 +128,8 @@ def refuse_derivative(message: str) -> Formula:
     return refuse
 
 
-@functools.lru_cache(maxsize=1024)
+@once(maxsize=1024)
+@in_no_mode
 def _cached_tensors(
     numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
@@ -135,7 +138,9 @@ def _cached_tensors(
 
 def as_tensors(numbers: tuple[float, ...], like: Tensor) -> tuple[Tensor, ...]:
     """Numbers as tensors, which eager operations take in half the time of Python numbers."""
-    if torch.compiler.is_compiling():  # which trips over float64 constants of one number
+    # torch.compile trips over float64 constants of one number, and a tensor that stands for others
+    # takes none of those that are cached.
+    if torch.compiler.is_compiling() or type(like) not in (Tensor, torch.nn.Parameter):
         return tuple(torch.full((), x, dtype=like.dtype, device=like.device) for x in numbers)
     return _cached_tensors(numbers, like.dtype, like.device)
 

@@ -70,18 +70,18 @@ def evaluate(coefficients: Tensor, grid: Grid, x: Tensor, y: Tensor) -> Tensor:
     extrapolated. They and the result are in float64, the arithmetic within a cell is in float32.
     NaN gives NaN.
     """
-    column = x.floor().clamp_(0.0, grid.cells_x - 1.0)
-    row = y.floor().clamp_(0.0, grid.cells_y - 1.0)
+    column = x.floor().clamp(0.0, grid.cells_x - 1.0)
+    row = y.floor().clamp(0.0, grid.cells_y - 1.0)
     in_x, in_y = (x - column).float(), (y - row).float()
     # The index of a NaN is anything: hence the second clamp.
-    if len(y) == 1:  # first the one row of cells, then the cells in it
+    if y.shape[0] == 1:  # first the one row of cells, then the cells in it
         by_row = coefficients.view(-1, grid.cells_x, grid.cells_y)
-        index = row.long().clamp_(0, grid.cells_y - 1)
+        index = row.long().clamp(0, grid.cells_y - 1)
         coefficients, index = by_row.index_select(2, index).squeeze(-1), column.long()
     else:
         index = torch.add(row, column, alpha=float(grid.cells_y)).long()
-    local = coefficients.index_select(1, index.clamp_(0, coefficients.shape[1] - 1))
-    functions = len(local) // (grid.terms**2 + 1)
+    local = coefficients.index_select(1, index.clamp(0, coefficients.shape[1] - 1))
+    functions = len(coefficients) // (grid.terms**2 + 1)
     powers, corner = local[:-functions], local[-functions:]
     return _contract(_contract(powers, grid.terms, in_y), grid.terms, in_x).double().add_(corner)
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vmfdist import _radial
-from vmfdist._cache import cached_constant
+from vmfdist._cache import cached_tensor, pi
 from vmfdist._tilt import Path, Tilt
 
 __all__ = [
@@ -164,7 +164,7 @@ def _refine(
     score = _score(tail)
     # f(u) = reached - zeta; f' = p_u / phi(reached); f''/f' = (log p_u)' + reached f'.
     reached = tail.sign * score
-    mills_ratio = torch.special.erfcx(score * math.sqrt(0.5)) * math.sqrt(0.5 * math.pi)
+    mills_ratio = torch.special.erfcx(score * math.sqrt(0.5)) * math.sqrt(0.5 * pi())
     slope = mills_ratio * v.sqrt() / tail.mass  # d theta = sqrt(V) du
     newton = (reached - zeta) / slope
     step = -newton / (1.0 - 0.5 * newton * (slopes.first + reached * slope))
@@ -182,7 +182,7 @@ def _score(tail: _Tail) -> Tensor:
     p = tail.mass * torch.exp(tail.log_density)
     # Mills' ratio is about 1 / x there.
     square = -2.0 * (tail.log_density + torch.log(tail.mass)).clamp(max=math.log(least))
-    deep = (square - torch.log(2.0 * math.pi * square)).sqrt()
+    deep = (square - torch.log(2.0 * pi() * square)).sqrt()
     return torch.where(p < least, deep, -torch.special.ndtri(p.clamp(min=least)))
 
 
@@ -199,11 +199,9 @@ def _probability(
     return Probability(below, above, tail.sign * density * tail.excess)
 
 
-@cached_constant(maxsize=16)
-def _nodes_and_weights(
-    nodes: int, crowding: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes x on [0, 1], 1 - x and weights.
+@cached_tensor(maxsize=16)
+def _nodes_and_weights(nodes: int, crowding: int, dtype: torch.dtype) -> Tensor:
+    """Nodes x on [0, 1], 1 - x and weights, three rows.
 
     Those of Gauss and Legendre are eigenvalues of the Jacobi matrix (Golub & Welsch 1969);
     1 - (1 - x)^crowding brings them closer to 1.
@@ -214,8 +212,7 @@ def _nodes_and_weights(
     rest, weights = (1 - values) / 2, vectors[0].square()
     weights = weights * crowding * rest ** (crowding - 1)
     rest = rest**crowding
-    x, rest, weights = (a.to(device, dtype) for a in (1 - rest, rest, weights))
-    return x, rest, weights
+    return torch.stack([1 - rest, rest, weights]).to(dtype)
 
 
 class _Tail(NamedTuple):
@@ -241,7 +238,8 @@ def _tail(
     """The tail from (t, rest) on, where the log density of u has the slope ``slope``."""
     m = dim - 1.0
     nodes = effort.nodes if tilt.crowding == 1 else effort.nodes * 2  # sparse at the start
-    node, node_rest, weight = _nodes_and_weights(nodes, tilt.crowding, effort.dtype, t.device)
+    rule = _nodes_and_weights(nodes, tilt.crowding, effort.dtype, like=t)
+    node, node_rest, weight = rule.unbind()
     upwards = slope <= 0
     sign = torch.where(upwards, 1.0, -1.0).to(t)
     near, far = torch.where(upwards, rest, t), torch.where(upwards, t, rest)

@@ -44,7 +44,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmfdist._cache import cached_constant
+from vmfdist._cache import cached_constant, pi
 from vmfdist._chebyshev import divided_differences, fit, truncate
 from vmfdist._debye import log_partition_and_ratio
 from vmfdist._decimals import PI, working_precision
@@ -373,7 +373,7 @@ def log_density_at_mode(k: Tensor, dim: float) -> Tensor:
     correction = g.q * g.series("partition_absolute")
     phi = x - g.lam * torch.log1p(x / g.d) + correction
     constant = 0.5 - 0.5 * math.log(2) + _stirling_remainder(dim)
-    above = g.lam * torch.log(g.w / (2 * math.pi)) - g.h - correction + constant
+    above = g.lam * torch.log(g.w / (2 * pi())) - g.h - correction + constant
     return torch.where(g.k < dim / 2, (g.k - phi) - log_sphere_area(dim), above) + g.excess
 
 
@@ -405,7 +405,7 @@ def _log_bessel_scaled(g: _Geometry, order: float, correction: Tensor) -> Tensor
     h - v log1p((lam + h)/k) - log(w/2)/2 + q e - 1/2 - log(2 pi)/2 - delta(d/2).
     """
     h = g.h
-    constant = 0.5 + 0.5 * math.log(2 * math.pi) + _stirling_remainder(g.dim)
+    constant = 0.5 + 0.5 * math.log(2 * pi()) + _stirling_remainder(g.dim)
     logs = 0.5 * torch.log(g.w / 2)
     if order > 0:
         logs = logs + order * torch.log1p((g.lam + h) / g.k)

@@ -9,8 +9,11 @@ __all__ = ["dot", "norm"]
 
 
 def _is_narrow(x: Tensor) -> bool:
-    """Whether products of columns cost less than a reduction along so short an axis."""
-    return x.shape[-1] <= 4 and x.numel() >= 1 << 13
+    """Whether products of columns cost less than a reduction along so short an axis.
+
+    A compiled graph makes its own reductions, and must not depend on the number of rows.
+    """
+    return not torch.compiler.is_compiling() and x.shape[-1] <= 4 and x.numel() >= 1 << 13
 
 
 def norm(x: Tensor) -> Tensor:

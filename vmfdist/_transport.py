@@ -16,6 +16,9 @@ serves float32. In float64, and for the von Mises-Fisher law in dimension 2, whe
 are least smooth, the table is the start of one step of the quadrature. In dimension 3 the equation
 has closed solutions.
 
+Values of :math:`\zeta` beyond 8.3, which a normal variable exceeds with a probability of 1e-16 and
+the length of a vector of noise easily, count as 8.3.
+
 Accuracy for :math:`|\zeta| \le 8` and concentrations up to 1e12, beyond the rounding of the cosine:
 1e-6 (float32) and 1e-10 (float64) in units of :math:`\zeta`, 1e-5 and 1e-8 relative in the
 derivative; tests/test_transport.py. In float64 beyond d = 4096 the rounding of log densities of the
@@ -38,7 +41,7 @@ import torch
 from torch import Tensor
 
 from vmfdist import _piecewise
-from vmfdist._cache import cached_constant
+from vmfdist._cache import cached_tensor
 from vmfdist._infinity import finite
 from vmfdist._piecewise import Grid
 from vmfdist._quantile import COARSE, FINE, SINGLE, refine, solve
@@ -88,7 +91,8 @@ def to_power_spherical(zeta: Tensor, concentration: Tensor, dim: int) -> CosineD
 def _transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> CosineDraw:
     single, shape = zeta.dtype == torch.float32, zeta.shape
     k = concentration if concentration.numel() == 1 else concentration.expand(shape)
-    z, k = zeta.double().reshape(-1), finite(k.double()).reshape(-1)
+    z = zeta.double().clamp(-_REACH, _REACH).reshape(-1)
+    k = finite(k.double()).reshape(-1)
     scale = k + _offset(dim)
     level, pace = _interpolate(z, k / scale, dim, tilt)
     if single and (dim > 2 or tilt is POWER_SPHERICAL):
@@ -128,11 +132,12 @@ def _interpolate(zeta: Tensor, y: Tensor, dim: int, tilt: Tilt) -> Tensor:
     """From the table, to the accuracy of float32: 2u + log(k + K) and -du/dk (k + K)."""
     grid = _grid(dim)
     x = zeta * (grid.cells_x / 2 / _REACH) + grid.cells_x / 2
-    return _piecewise.evaluate(_table(dim, tilt, zeta.device), grid, x, y * float(grid.cells_y))
+    table = _table(dim, tilt, like=zeta)
+    return _piecewise.evaluate(table, grid, x, y * float(grid.cells_y))
 
 
-@cached_constant(maxsize=64)
-def _table(dim: int, tilt: Tilt, device: torch.device) -> Tensor:
+@cached_tensor(maxsize=64)
+def _table(dim: int, tilt: Tilt) -> Tensor:
     """The coefficients, at most 1 MB, built on the CPU in a fraction of a second."""
     start_grid, grid = Grid(16, 16, 4), _grid(dim)
 
@@ -153,7 +158,7 @@ def _table(dim: int, tilt: Tilt, device: torch.device) -> Tensor:
         return 2.0 * u + torch.log(scale), rate * scale
 
     start = _piecewise.fit(by_iteration, start_grid)
-    return _piecewise.fit(by_one_step, grid).to(device)
+    return _piecewise.fit(by_one_step, grid)
 
 
 # --------------------------------------------------------------------------------------------------

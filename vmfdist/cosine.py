@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.types import _size
 
 from vmfdist import _beta, _quantile, _radial
-from vmfdist._cache import cached_constant, static
+from vmfdist._cache import cached_tensor, pi, static
 from vmfdist._elementwise import refuse_derivative, with_derivative
 from vmfdist._infinity import finite
 from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
@@ -126,7 +126,7 @@ def _quantile_density(zeta: Tensor, k: Tensor, law: _Law) -> Tensor:
     tilt, dim = law
     u = _quantile_odds(zeta, k, law)
     t, rest = _ends(u)
-    log_normal = -zeta * zeta / 2 - math.log(2 * math.pi) / 2
+    log_normal = -zeta * zeta / 2 - math.log(2 * pi()) / 2
     return torch.exp(log_normal - _quantile.log_density(t, rest, _finite(k), dim, tilt))
 
 
@@ -155,21 +155,21 @@ def _one_minus_draw(zeta: Tensor, k: Tensor, law: tuple[Transport, int]) -> Tens
 # --------------------------------------------------------------------------------------------------
 
 
-@cached_constant(maxsize=8)
-def _normal_rule(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the mean of a smooth function of a standard normal variable.
+@cached_tensor(maxsize=8)
+def _normal_rule() -> Tensor:
+    """Nodes and weights of the mean of a smooth function of a standard normal variable, two rows.
 
     The trapezoidal rule, which converges geometrically for analytic functions that decay at both
     ends (Trefethen and Weideman 2014, doi:10.1137/130932132).
     """
     zeta = torch.linspace(-9, 9, 145, dtype=torch.float64, device="cpu")
     weight = torch.exp(-zeta * zeta / 2)
-    return zeta.to(device), (weight / weight.sum()).to(device)
+    return torch.stack([zeta, weight / weight.sum()])
 
 
 def _mean_over_quantiles(k: Tensor, law: _Law, function: Any) -> Tensor:
     """The mean of a function of (t, rest, du/dk), over the quantiles at normal scores."""
-    zeta, weight = _normal_rule(k.device)
+    zeta, weight = _normal_rule(like=k).unbind()
     rows = k.reshape(-1, 1)
     zeta, rows = torch.broadcast_tensors(zeta, rows)
     u, rate = _solve(zeta.contiguous(), rows.contiguous(), law)
@@ -366,7 +366,14 @@ class CosineLaw(TorchDistribution):
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draws with exact gradients in the concentration, one normal variable for each."""
-        k = self._given
+        return self._draw(sample_shape, self._given)
+
+    def sample(self, sample_shape: _size = ()) -> Tensor:
+        """Draws without gradients, in forward mode too."""
+        with torch.no_grad():
+            return self._draw(sample_shape, self._given.detach())
+
+    def _draw(self, sample_shape: _size, k: Tensor) -> Tensor:
         shape = self._extended_shape(sample_shape)
         zeta = torch.randn(shape, dtype=k.dtype, device=k.device)
         return 1 - _one_minus_draw(zeta, k, (self._transport, self.dim))
