@@ -29,7 +29,8 @@ extensions = [
 ]
 exclude_patterns = [
     "_build",
-    "accuracy_table.rst",  # pages include these
+    "accuracy_search.rst",  # pages include these
+    "accuracy_table.rst",
     "performance_table.rst",
     "results_*.rst",
     "guide/vae_dimensions.rst",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import mpmath as mp
@@ -403,16 +403,260 @@ QUANTITIES += [
 ]
 
 
-def errors(quantity: Quantity, dim: int, dtype: torch.dtype) -> Iterator[Error]:
-    """The error at every concentration of the grid, in units of eps of the scale."""
+def errors(
+    quantity: Quantity,
+    dim: int,
+    dtype: torch.dtype,
+    concentrations: Sequence[float] = CONCENTRATIONS,
+) -> Iterator[Error]:
+    """The error at every concentration, by default of the grid, in units of eps of the scale."""
     eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
-    computed = quantity.compute(torch.tensor(CONCENTRATIONS, dtype=dtype), dim).tolist()
-    for k, value in zip(CONCENTRATIONS, computed, strict=True):
+    computed = quantity.compute(torch.tensor(concentrations, dtype=dtype), dim).tolist()
+    for k, value in zip(concentrations, computed, strict=True):
         with mp.workdps(40):
             truth, scale = quantity.truth(quantity.reference(dim, k), mp.mpf(k))
             # Below the smallest normal number nothing has its digits.
             error = abs(mp.mpf(value) - truth) / max(scale, mp.mpf(tiny) / eps)
             yield Error(float(error / eps), dim, k)
+
+
+# Where docs/accuracy_search.py found the largest errors: float64, float32, and of another seed.
+WORST: dict[str, list[tuple[int, float]]] = {
+    "log-partition": [(254, 1.01429987), (17, 27.7779217), (5, 0.00702716364), (36, 1.34344721)],
+    "mean resultant length": [
+        (34, 7.47677768e-05),
+        (10, 0.0905348957),
+        (8, 0.000281294517),
+        (325, 41.4523582),
+    ],
+    "1 - mean resultant length": [
+        (37, 13.4297295),
+        (36, 0.458222389),
+        (13, 7.28833008),
+        (33, 16.2055664),
+    ],
+    "variance across loc": [
+        (85, 487.427612),
+        (692, 130885.062),
+        (178, 2075.15088),
+        (17, 16647.9707),
+    ],
+    "KL to uniform": [
+        (29, 0.252051353),
+        (10, 0.0105430884),
+        (37, 6.08523692e-07),
+        (16, 0.13101314),
+    ],
+    "entropy": [(7, 84.9069748), (16, 11.3250523), (13, 17.4499569), (4, 48.2632942)],
+    "log normalizer": [(30, 38.8553276), (28, 26.8853607), (33, 43.4123001), (29, 26.7856827)],
+    "log density at the mode": [
+        (40, 4540752.5),
+        (16, 12.0596991),
+        (13, 7.35544157),
+        (11, 9.0376606),
+    ],
+    "log-partition, 1st derivative": [
+        (34, 7.47677768e-05),
+        (10, 0.0905348957),
+        (8, 0.000281294517),
+        (325, 45.509285),
+    ],
+    "mean resultant length, 1st derivative": [
+        (4, 0.0268577207),
+        (128, 29.597517),
+        (132, 13.7950449),
+        (147, 5.43637133),
+    ],
+    "KL to uniform, 1st derivative": [
+        (4, 0.0268577207),
+        (148, 177.876099),
+        (4, 0.673368096),
+        (38, 17341.8652),
+    ],
+    "log density at the mode, 1st derivative": [
+        (37, 13.4297295),
+        (36, 0.458528161),
+        (13, 7.29310846),
+        (33, 16.2055664),
+    ],
+    "log-partition, 2nd derivative": [
+        (4, 0.0268577207),
+        (128, 29.597517),
+        (132, 13.7950449),
+        (147, 5.43637133),
+    ],
+    "mean resultant length, 2nd derivative": [
+        (2, 6.50181917e-08),
+        (4, 0.0685968474),
+        (2, 0.0114754178),
+        (3, 0.128808469),
+    ],
+    "mean resultant length, 3rd derivative": [
+        (3, 0.831825554),
+        (3, 0.181911573),
+        (2, 0.000511233578),
+        (3, 1.45944393),
+    ],
+    "variance across loc, 1st derivative": [
+        (126, 4.10541043e-06),
+        (33, 2.98796296),
+        (8, 0.00123914867),
+        (30, 3786.37964),
+    ],
+    "variance across loc, 2nd derivative": [
+        (523, 112249.156),
+        (13, 2457.57349),
+        (38, 2055484.0),
+        (30, 3786.37964),
+    ],
+    "KL to uniform, 2nd derivative": [
+        (4, 0.0268577207),
+        (4, 0.0688758269),
+        (5, 2.3549499e-05),
+        (8, 0.0212725829),
+    ],
+    "power spherical: mean cosine": [
+        (18, 1.71994561e-08),
+        (31, 36.3481255),
+        (308, 2.49496537e-07),
+        (9, 3.0988147e-05),
+    ],
+    "power spherical: mean cosine, 1st derivative": [
+        (27, 2.04132871e-08),
+        (80, 2004.974),
+        (925, 9.10013853e-07),
+        (20, 17615536.0),
+    ],
+    "power spherical: mean cosine, 2nd derivative": [
+        (12, 1.36111558e-08),
+        (67, 15.2654228),
+        (925, 9.23741197e-07),
+        (20, 17615536.0),
+    ],
+    "power spherical: variance along loc": [
+        (27, 2.04132871e-08),
+        (14, 4.29119837e-06),
+        (26, 2.7605358e-08),
+        (14, 4.289971e-06),
+    ],
+    "power spherical: variance along loc, 1st derivative": [
+        (37, 3.61255523e-08),
+        (4, 0.000983856968),
+        (26, 2.79413737e-08),
+        (40, 17188414.0),
+    ],
+    "power spherical: variance along loc, 2nd derivative": [
+        (37, 3.33288845e-08),
+        (2, 0.00017148543),
+        (26, 2.79413737e-08),
+        (16, 0.000647114241),
+    ],
+    "power spherical: variance across loc": [
+        (27, 2.18140617e-08),
+        (30, 17728132.0),
+        (26, 2.78055534e-08),
+        (32, 2.7744702e-06),
+    ],
+    "power spherical: variance across loc, 1st derivative": [
+        (27, 2.04132871e-08),
+        (32, 0.00122326764),
+        (922, 5.77009054e-08),
+        (16, 19173426.0),
+    ],
+    "power spherical: variance across loc, 2nd derivative": [
+        (4, 3.66901475e-07),
+        (19, 33579744.0),
+        (9, 25.4667969),
+        (40, 16922370.0),
+    ],
+    "power spherical: log-partition": [
+        (2, 0.000727858627),
+        (36, 3.58464599),
+        (178, 3.06052243e-05),
+        (27, 0.101353392),
+    ],
+    "power spherical: log-partition, 1st derivative": [
+        (2, 0.0100766663),
+        (15, 23633624.0),
+        (205, 835373.438),
+        (2, 0.0358571783),
+    ],
+    "power spherical: log-partition, 2nd derivative": [
+        (2, 0.0141071072),
+        (19, 17009548.0),
+        (626, 1.43346917e-08),
+        (3, 1.22974312),
+    ],
+    "power spherical: log-partition, 3rd derivative": [
+        (6, 8.41839494e-07),
+        (10, 69678728.0),
+        (36, 1.44722447e-08),
+        (3, 0.00062101509),
+    ],
+    "power spherical: log normalizer": [
+        (21, 7.89966106),
+        (27, 33.3839722),
+        (32, 49.6193237),
+        (21, 11.8748331),
+    ],
+    "power spherical: entropy": [
+        (10, 28.6565762),
+        (8, 103.13456),
+        (16, 63.0749359),
+        (18, 13.847436),
+    ],
+    "power spherical: entropy of the cosine": [
+        (58, 0.00016852167),
+        (80, 0.000858367712),
+        (27, 5.38875902e-05),
+        (39, 0.23164928),
+    ],
+    "power spherical: entropy of the cosine, 1st derivative": [
+        (30, 1842216.62),
+        (2, 0.00017148543),
+        (2, 0.0114762634),
+        (2, 0.000473198248),
+    ],
+    "power spherical: entropy of the cosine, 2nd derivative": [
+        (2, 767.641724),
+        (2, 0.000171845473),
+        (2, 557.646301),
+        (2, 0.000517549983),
+    ],
+    "power spherical: KL to uniform": [
+        (20, 1.1459055e-08),
+        (10, 0.19765307),
+        (24, 0.198301509),
+        (255, 141.150955),
+    ],
+    "power spherical: KL to uniform, 1st derivative": [
+        (58, 0.000124096317),
+        (19, 17009548.0),
+        (308, 1.00820143e-08),
+        (3, 1.23026049),
+    ],
+    "power spherical: KL to uniform, 2nd derivative": [
+        (2, 0.0141071072),
+        (6, 7.27204315e-06),
+        (308, 9.98549776e-09),
+        (17, 0.00112391321),
+    ],
+    "power spherical: KL from uniform": [
+        (282, 115.354774),
+        (8, 2.5004828),
+        (73, 26.1391029),
+        (224, 86.8666229),
+    ],
+    "power spherical: KL from uniform, 1st derivative": [
+        (746, 1.72112152e-07),
+        (21, 32.9837112),
+        (36, 45.5482254),
+        (8, 6.71566158e-05),
+    ],
+}
+# And by others:
+WORST["log normalizer"] += [(63, 110.757)]
+WORST["entropy"] += [(10, 29.84)]
 
 
 RATIOS = (0.0, 1 + 2.0**-22, 1 + 2.0**-12, 1.01, 1.5, 3.0, 1e3, 1e-3)

@@ -39,6 +39,17 @@ def test_error_in_eps(dim: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("quantity", accuracy.QUANTITIES, ids=lambda quantity: quantity.name)
+def test_error_in_eps_where_a_search_found_the_worst(
+    quantity: accuracy.Quantity, dtype: torch.dtype
+) -> None:
+    for dim, k in accuracy.WORST[quantity.name]:
+        concentrations = torch.tensor([k], dtype=torch.float32).tolist()
+        (error,) = accuracy.errors(quantity, dim, dtype, concentrations)
+        assert error.eps <= quantity.limit, error
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [2, 3, 7, 20, 40, 1000])
 def test_divergence_of_two_laws_in_eps(dim: int, dtype: torch.dtype) -> None:
     worst = max(accuracy.pair_errors(dim, dtype, stride=3))

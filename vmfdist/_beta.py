@@ -62,6 +62,11 @@ __all__ = [
 ]
 
 
+def _series_length(dim: int) -> int:
+    """Chebyshev nodes that leave every series below at rounding; the least even number of them."""
+    return 32 if dim == 2 else 28
+
+
 @functools.lru_cache(maxsize=128)
 @working_precision()
 def _leading_constants(dim: int) -> tuple[Decimal, Decimal, Decimal]:
@@ -130,26 +135,19 @@ def _fitted_series(dim: int) -> dict[str, tuple[Decimal, ...]]:
             "entropy curvature": entropy_curvature * (k + c) ** 2,
         }
 
-    length = 64 if dim == 2 else 40  # beyond, the series are below rounding
     names = corrections(Decimal(0)).keys()
 
     def series(name: str) -> tuple[Decimal, ...]:
-        return fit(lambda t: corrections(t)[name], length)
+        return fit(lambda t: corrections(t)[name], _series_length(dim))
 
     return {name: series(name) for name in names}
-
-
-# Absolute tolerances of truncation, a tenth of an ulp of 1.
-_TOLERANCE = {torch.float64: 1e-17, torch.float32: 4e-9}
 
 
 @cached_constant(maxsize=1024)
 def _coefficients(dim: int, name: str, dtype: torch.dtype) -> tuple[float, ...]:
     """The series of that name, no longer than the dtype can tell."""
-    tolerance = _TOLERANCE[dtype]
-    if name in ("partition", "divergence"):
-        tolerance *= max(1.0, dim / 4)
-    return truncate(_fitted_series(dim)[name], tolerance)
+    beside = max(1.0, dim / 4) if name in ("partition", "divergence") else 1.0
+    return truncate(_fitted_series(dim)[name], dtype, beside)
 
 
 class _Geometry:

@@ -49,8 +49,11 @@ def fit(function: Callable[[Decimal], Decimal], n: int) -> tuple[Decimal, ...]:
     return tuple(coefficients)
 
 
-def truncate(coefficients: Sequence[Decimal], tolerance: float) -> tuple[float, ...]:
-    """The shortest leading part whose left-out terms add up to at most ``tolerance``."""
+def truncate(
+    coefficients: Sequence[Decimal], dtype: torch.dtype, scale: float = 1.0
+) -> tuple[float, ...]:
+    """The shortest leading part whose left-out terms add up to at most eps/25 of the scale."""
+    tolerance = torch.finfo(dtype).eps / 25 * scale
     length, tail = len(coefficients), 0.0
     while length > 1:
         tail += abs(float(coefficients[length - 1]))
@@ -60,9 +63,13 @@ def truncate(coefficients: Sequence[Decimal], tolerance: float) -> tuple[float, 
     return tuple(float(c) for c in coefficients[:length])
 
 
+# No series cancels by a factor between 10 and 16: any of these is the same.
+_CANCELLATION = 12
+
+
 @working_precision()
 def powers(coefficients: Sequence[float]) -> tuple[float, ...] | None:
-    """The coefficients of 1, x, x^2, ...; None if these cancel by more than a factor of 16."""
+    """The coefficients of 1, x, x^2, ...; None if these cancel by more than that factor."""
     result = [Decimal(0)] * len(coefficients)
     before, polynomial = [Decimal(0)], [Decimal(1)]  # T_{j-1} and T_j
     for j, coefficient in enumerate(map(Decimal, coefficients)):
@@ -71,7 +78,8 @@ def powers(coefficients: Sequence[float]) -> tuple[float, ...] | None:
         doubled = [Decimal(0), *((2 if j else 1) * term for term in polynomial)]
         padded = before + [Decimal(0)] * (len(doubled) - len(before))
         before, polynomial = polynomial, [a - b for a, b in zip(doubled, padded, strict=True)]
-    cancelling = sum(map(abs, result)) > 16 * sum(abs(Decimal(c)) for c in coefficients)
+    whole = sum(abs(Decimal(c)) for c in coefficients)
+    cancelling = sum(map(abs, result)) > _CANCELLATION * whole
     return None if cancelling else tuple(map(float, result))
 
 

@@ -1,4 +1,4 @@
-r"""Reference values of the log-partition and the mean resultant length, to 40 digits and more.
+r"""Reference values of the log-partition and the mean resultant length, to 37 digits and more.
 
 These values are what the Chebyshev coefficients of :mod:`vmfdist._radial` are fitted to. They are
 computed once per dimension with the standard library's :mod:`decimal`, so that the package needs
@@ -30,6 +30,7 @@ from vmfdist._decimals import working_precision
 
 __all__ = ["log_partition_and_ratio"]
 
+# The fewest terms, and the lowest even order for them, that leave no error above 1.5e-38.
 _TERMS = 28
 _LOWEST_ORDER = 64
 

@@ -23,7 +23,8 @@ __all__ = [
 ]
 
 # On the CPU in eager mode a large tensor goes through in blocks that stay in the cache, since a
-# series takes dozens of passes over its memory.
+# series takes dozens of passes over its memory. From half to twice this size times are alike, at an
+# eighth or eight times they are up to three times as long (tests/benchmarks/blocks.py).
 _BLOCK = 1 << 15
 
 #: (tensors of one shape ..., constant) -> a tensor of that shape. The constant is hashable, not a
@@ -165,6 +166,10 @@ def evaluate_series(series: Series, dim: float, name: str, x: Tensor) -> Tensor:
     return clenshaw(series(dim, name, x.dtype), x)
 
 
+# The fewest whose remainder is below eps/10 of y - log(1 + y) at y = -1/2, where t^2 = 1/9.
+_TERMS_OF_LOG1P = {torch.float64: 16, torch.float32: 7}
+
+
 def minus_log1p(y: Tensor, one_plus_y: Tensor) -> Tensor:
     """y - log(1 + y) without cancellation, from y and 1 + y, each to full relative accuracy.
 
@@ -175,8 +180,7 @@ def minus_log1p(y: Tensor, one_plus_y: Tensor) -> Tensor:
     y_small = torch.where(small, y, 0.0)
     t = y_small / (2 + y_small)
     t_squared = t * t
-    terms = 17 if y.dtype == torch.float64 else 7
     series = torch.zeros_like(y)
-    for j in reversed(range(terms)):
+    for j in reversed(range(_TERMS_OF_LOG1P[y.dtype])):
         series = series * t_squared + 1 / (2 * j + 3)
     return torch.where(small, y_small * t - 2 * t * t_squared * series, y - torch.log(one_plus_y))

@@ -1,0 +1,230 @@
+# The constants that were found by trial: each is the least that does, or its cost is stated.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import mpmath as mp
+import pytest
+import torch
+
+from vmfdist import _beta, _chebyshev, _debye, _elementwise, _gamma, _radial
+from vmfdist._chebyshev import powers
+from vmfdist._decimals import working_precision
+
+DTYPES = (torch.float64, torch.float32)
+Coefficients = tuple[Decimal, ...]
+
+
+def difference(a: Coefficients, b: Coefficients) -> float:
+    """Of two series, one of which may be longer."""
+    longer, shorter = sorted((a, b), key=len, reverse=True)
+    padded = (*shorter, *[Decimal(0)] * (len(longer) - len(shorter)))
+    return sum(abs(float(p) - float(q)) for p, q in zip(longer, padded, strict=True))
+
+
+# The values that series are fitted to
+
+
+def debye_error() -> float:
+    """Of the log-partition, at the lowest orders that Debye's expansion is taken at."""
+    worst = mp.mpf(0)
+    for dim, k in ((2, 3), (2, 40), (2, 100), (64, 20), (130, 60)):
+        phi, _ = _debye.log_partition_and_ratio(Decimal(dim), Decimal(k))
+        with mp.workdps(90):
+            nu = mp.mpf(dim) / 2 - 1
+            bessel = mp.besseli(nu, k)
+            truth = mp.log(mp.gamma(nu + 1) * (mp.mpf(2) / k) ** nu * bessel)
+            worst = max(worst, abs(mp.mpf(str(phi)) - truth))
+    return float(worst)
+
+
+def clear_debye() -> None:
+    _debye._debye_polynomials.cache_clear()
+    _debye._remainder.cache_clear()
+
+
+def test_the_debye_expansion(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        assert debye_error() < 1.5e-38
+        monkeypatch.setattr(_debye, "_TERMS", _debye._TERMS - 1)
+        clear_debye()
+        assert debye_error() > 1.5e-38
+        monkeypatch.undo()
+        clear_debye()
+        monkeypatch.setattr(_debye, "_LOWEST_ORDER", _debye._LOWEST_ORDER - 2)
+        assert debye_error() > 1.5e-38
+    finally:
+        clear_debye()
+
+
+def gamma_error() -> float:
+    worst = mp.mpf(0)
+    for z in ("0.5", "2.5", "63.5", "64", "64.5"):
+        with mp.workdps(80):
+            x = mp.mpf(z)
+            pairs = [(_gamma.log_gamma(Decimal(z)), mp.loggamma(x))]
+            pairs += [(_gamma.polygamma(n, Decimal(z)), mp.psi(n, x)) for n in range(3)]
+            for found, truth in pairs:
+                worst = max(worst, abs(mp.mpf(str(found)) - truth) / max(1, abs(truth)))
+    return float(worst)
+
+
+def test_the_stirling_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        assert gamma_error() < 1e-57
+        monkeypatch.setattr(_gamma, "_TERMS", _gamma._TERMS - 1)
+        _gamma._bernoulli_numbers.cache_clear()
+        assert gamma_error() > 1e-57
+        monkeypatch.undo()
+        _gamma._bernoulli_numbers.cache_clear()
+        monkeypatch.setattr(_gamma, "_LOWEST", _gamma._LOWEST - 6)
+        assert gamma_error() > 1e-57
+    finally:
+        _gamma._bernoulli_numbers.cache_clear()
+
+
+def test_newton_steps_of_the_inverse(monkeypatch: pytest.MonkeyPatch) -> None:
+    with working_precision():
+        steps = _radial._NEWTON_STEPS
+        found = []
+        for count in (steps - 1, steps, steps + 2):
+            monkeypatch.setattr(_radial, "_NEWTON_STEPS", count)
+            monkeypatch.setattr(_radial, "_series_length", lambda dim: 24)
+            found.append(_radial._fitted_inverse.__wrapped__(2))
+    fewer, enough, more = found
+    assert difference(enough, more) < 1e-18 < difference(fewer, more)
+
+
+# How many nodes, and coefficients
+
+Module = Any
+
+
+def aliasing(module: Module, dim: int, length: int, monkeypatch: pytest.MonkeyPatch) -> float:
+    """The largest difference of a series from that with more nodes."""
+    fits = []
+    for n in (length, length + 16):
+        monkeypatch.setattr(module, "_series_length", lambda dim, n=n: n)
+        fits.append(module._fitted_series.__wrapped__(dim))
+    monkeypatch.undo()
+    return max(difference(fits[0][name], fits[1][name]) for name in fits[0])
+
+
+@pytest.mark.parametrize(
+    ("module", "dim"),
+    [(_radial, dim) for dim in (2, 4, 9, 25, 129)] + [(_beta, dim) for dim in (2, 3)],
+)
+def test_the_number_of_nodes_is_the_least_even_one(
+    module: Module, dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In the first dimension of each range, which needs the most.
+    length = module._series_length(dim)
+    assert aliasing(module, dim, length, monkeypatch) <= 1e-17
+    assert aliasing(module, dim, length - 2, monkeypatch) > 1e-17
+
+
+NAMES = ("partition", "divergence", "ratio", "slope", "curvature", "third")
+
+
+def coefficients(dim: int, stretch: float, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(_radial, "_stretch", lambda dim: stretch)
+    series = _radial._fitted_series.__wrapped__(dim)
+    monkeypatch.setattr(_radial, "_fitted_series", lambda dim: series)
+    count = sum(len(_radial._coefficients.__wrapped__(dim, n, torch.float64)) for n in NAMES)
+    monkeypatch.undo()
+    return count
+
+
+@pytest.mark.parametrize(
+    "dim", [16, *(pytest.param(d, marks=pytest.mark.slow) for d in (3, 5, 8, 12, 100, 10_000))]
+)
+def test_the_stretch_makes_series_short(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stretch = _radial._stretch(dim)
+    less, here, more = (coefficients(dim, f * stretch, monkeypatch) for f in (0.9, 1.0, 1.1))
+    assert here < less
+    assert here < more
+
+
+# Nothing else tells a tolerance or a range of dimensions from its neighbour. A change of these
+# numbers is one of cost, and of accuracy the other way; each number is of both dtypes together.
+RADIAL = {
+    2: (552, 221),
+    3: (470, 201),
+    4: (429, 176),
+    5: (396, 170),
+    6: (378, 149),
+    8: (334, 144),
+    9: (330, 125),
+    12: (287, 119),
+    13: (286, 110),
+    24: (234, 101),
+    25: (239, 101),
+    100: (194, 90),
+    101: (196, 90),
+    1000: (185, 79),
+}
+BETA = {
+    2: (256, 118),
+    3: (90, 46),
+    4: (206, 79),
+    5: (174, 84),
+    10: (188, 90),
+    100: (191, 89),
+    1000: (186, 83),
+}
+
+
+def lengths(function: Callable[..., tuple[float, ...]], dim: int, names: Any) -> tuple[int, int]:
+    return tuple(sum(len(function(dim, name, dtype)) for name in names) for dtype in DTYPES)
+
+
+@pytest.mark.parametrize("dim", RADIAL)
+def test_coefficients_of_the_von_mises_fisher_law(dim: int) -> None:
+    names = (*NAMES, "partition_absolute", "bregman", "inverse")
+    assert lengths(_radial._coefficients, dim, names) == RADIAL[dim]
+
+
+@pytest.mark.parametrize("dim", BETA)
+def test_coefficients_of_the_power_spherical_law(dim: int) -> None:
+    names = _beta._fitted_series(dim)
+    assert lengths(_beta._coefficients, dim, names) == BETA[dim]
+
+
+def test_the_limit_of_cancellation_may_be_anything_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    series = [
+        _radial._coefficients(dim, name, dtype)
+        for dim in (2, 3, 4, 5, 12)
+        for name in (*NAMES, "partition_absolute", "inverse")
+        for dtype in DTYPES
+    ]
+    by_clenshaw = []
+    for limit in (10, 16):
+        monkeypatch.setattr(_chebyshev, "_CANCELLATION", limit)
+        by_clenshaw.append([powers(coefficients) is None for coefficients in series])
+    assert by_clenshaw[0] == by_clenshaw[1]
+    assert True in by_clenshaw[0]
+    assert False in by_clenshaw[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_terms_of_the_logarithm(dtype: torch.dtype) -> None:
+    def remainder(terms: int) -> float:  # of y - log(1 + y) at y = -1/2
+        with mp.workdps(40):
+            t = mp.mpf(-1) / 3
+            whole = mp.mpf("-0.5") - mp.log(mp.mpf("0.5"))
+            series = sum(t ** (2 * j) / (2 * j + 3) for j in range(terms))
+            return float(abs(whole - (-t / 2 - 2 * t**3 * series)) / whole)
+
+    terms, tenth = _elementwise._TERMS_OF_LOG1P[dtype], torch.finfo(dtype).eps / 10
+    assert remainder(terms) <= tenth < remainder(terms - 1)
+    y = torch.tensor(-0.499999, dtype=dtype)
+    with mp.workdps(40):
+        x = mp.mpf(y.item())
+        truth = x - mp.log(1 + x)
+        found = _elementwise.minus_log1p(y, 1 + y).item()
+        assert abs(found / truth - 1) < 2 * torch.finfo(dtype).eps
