@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -28,8 +29,13 @@ OTHER = VonMisesFisher(directions(4, seed=2), 3.0, validate_args=False)
 VALUE = directions(4, seed=3)
 
 
-def law(raw: Tensor, k: Tensor) -> VonMisesFisher:
-    return VonMisesFisher(normalize(raw, dim=-1), k, validate_args=False)
+LAWS = [VonMisesFisher, PowerSpherical]
+_Law = type[VonMisesFisher] | type[PowerSpherical]
+of_each_law = pytest.mark.parametrize("kind", LAWS)
+
+
+def law(raw: Tensor, k: Tensor, kind: _Law = VonMisesFisher) -> VonMisesFisher | PowerSpherical:
+    return kind(normalize(raw, dim=-1), k, validate_args=False)
 
 
 FUNCTIONS = [
@@ -43,6 +49,15 @@ FUNCTIONS = [
     ),
     pytest.param(lambda raw, k: kl_divergence(law(raw, k), OTHER), id="kl-vmf"),
     pytest.param(lambda raw, k: kl_divergence(OTHER, law(raw, k)), id="vmf-kl"),
+    pytest.param(lambda raw, k: law(raw, k, PowerSpherical).log_prob(VALUE), id="ps-log_prob"),
+    pytest.param(
+        lambda raw, k: law(raw, k, PowerSpherical).entropy() + 0 * raw.sum(), id="ps-entropy"
+    ),
+    pytest.param(
+        lambda raw, k: kl_divergence(UNIFORM, law(raw, k, PowerSpherical)) + 0 * raw.sum(),
+        id="uniform-kl-ps",
+    ),
+    pytest.param(lambda raw, k: kl_divergence(law(raw, k, PowerSpherical), OTHER), id="ps-kl-vmf"),
 ]
 _Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -112,11 +127,12 @@ def test_jacobians_and_hessians(function: _Function) -> None:
                 torch.testing.assert_close(found[i][j], expected[i][j], rtol=1e-11, atol=1e-11)
 
 
-def test_per_sample_gradients_through_draws() -> None:
+@of_each_law
+def test_per_sample_gradients_through_draws(kind: _Law) -> None:
     raw, k = arguments()
 
     def loss(raw: Tensor, k: Tensor) -> Tensor:
-        return law(raw, k).rsample()[..., 0].square().sum()
+        return law(raw, k, kind).rsample()[..., 0].square().sum()
 
     grads = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)), randomness="different")(raw, k)
     assert grads[0].shape == raw.shape
@@ -161,23 +177,25 @@ def test_vmap_of_draws(
         torch.func.vmap(draw, in_dims=in_dims)(*mapped)
 
 
-def test_vmapped_draws_have_their_own_law() -> None:
+@of_each_law
+def test_vmapped_draws_have_their_own_law(kind: _Law) -> None:
     k = torch.tensor([0.0, 3.0, 100.0], dtype=torch.float64)
     loc = directions(3, 4)
 
     def draw(loc: Tensor, k: Tensor) -> Tensor:
-        return VonMisesFisher(loc, k, validate_args=False).rsample((2000,))
+        return kind(loc, k, validate_args=False).rsample((2000,))
 
     draws = torch.func.vmap(draw, randomness="different")(loc, k)
-    assert_mean(draws.transpose(0, 1), VonMisesFisher(loc, k).mean)
+    assert_mean(draws.transpose(0, 1), kind(loc, k).mean)
 
 
-def test_vmapped_gradients_of_draws_are_those_of_a_loop() -> None:
+@of_each_law
+def test_vmapped_gradients_of_draws_are_those_of_a_loop(kind: _Law) -> None:
     # randomness="same" gives every row the noise of the unmapped call
     raw, k = arguments()
 
     def loss(raw: Tensor, k: Tensor) -> Tensor:
-        return law(raw, k).rsample((3,))[..., 0].square().sum()
+        return law(raw, k, kind).rsample((3,))[..., 0].square().sum()
 
     gradient = torch.func.grad(loss, argnums=(0, 1))
     torch.manual_seed(4)
@@ -191,9 +209,9 @@ def test_vmapped_gradients_of_draws_are_those_of_a_loop() -> None:
 # torch.compile
 
 
-def step(raw: Tensor, k: Tensor, prior: Tensor) -> tuple[Tensor, ...]:
+def step(raw: Tensor, k: Tensor, prior: Tensor, kind: _Law = VonMisesFisher) -> tuple[Tensor, ...]:
     """What a variational autoencoder does with a batch; the draw and its density last."""
-    q = VonMisesFisher(normalize(raw, dim=-1), k, validate_args=False)
+    q = law(raw, k, kind)
     uniform = HypersphericalUniform(raw.shape[-1], dtype=raw.dtype, validate_args=False)
     z = q.rsample()
     return (
@@ -206,18 +224,20 @@ def step(raw: Tensor, k: Tensor, prior: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def longer_step(raw: Tensor, k: Tensor, prior: Tensor) -> tuple[Tensor, ...]:
+def longer_step(
+    raw: Tensor, k: Tensor, prior: Tensor, kind: _Law = VonMisesFisher
+) -> tuple[Tensor, ...]:
     """And everything else that is differentiable."""
-    q = VonMisesFisher(normalize(raw, dim=-1), k, validate_args=False)
+    q = law(raw, k, kind)
     p = VonMisesFisher(prior, 2.0, validate_args=False)
     uniform = HypersphericalUniform(raw.shape[-1], dtype=raw.dtype, validate_args=False)
     return (
         kl_divergence(q, p),
-        kl_divergence(p, q),
+        *([kl_divergence(p, q)] if kind is VonMisesFisher else []),
         kl_divergence(uniform, q),
         q.mean,
         q.variance,
-        *step(raw, k, prior),
+        *step(raw, k, prior, kind),
     )
 
 
@@ -257,8 +277,9 @@ def check_compiled(function: _Step, dim: int, dtype: torch.dtype, backend: str) 
     assert not torch.equal(run(compiled)[1], found[1])
 
 
-def test_compile() -> None:
-    check_compiled(step, 20, torch.float32, "aot_eager")
+@of_each_law
+def test_compile(kind: _Law) -> None:
+    check_compiled(partial(step, kind=kind), 20, torch.float32, "aot_eager")
 
 
 @pytest.mark.parametrize("dim", [2, 7])
@@ -273,20 +294,23 @@ def test_compile_a_draw_in_float64(dim: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [2, 3, 20])
-def test_compile_everything(dim: int, dtype: torch.dtype) -> None:
-    check_compiled(longer_step, dim, dtype, "aot_eager")
+@of_each_law
+def test_compile_everything(kind: _Law, dim: int, dtype: torch.dtype) -> None:
+    check_compiled(partial(longer_step, kind=kind), dim, dtype, "aot_eager")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [3, 20])
-def test_compile_by_inductor(dim: int) -> None:
-    check_compiled(step, dim, torch.float32, "inductor")
+@of_each_law
+def test_compile_by_inductor(kind: _Law, dim: int) -> None:
+    check_compiled(partial(step, kind=kind), dim, torch.float32, "inductor")
 
 
 # Autocast
 
 
-def test_autocast_leaves_the_law_in_float32() -> None:
+@of_each_law
+def test_autocast_leaves_the_law_in_float32(kind: _Law) -> None:
     raw = directions(6, 40, dtype=torch.float32).requires_grad_()
     weight = torch.eye(40, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -294,7 +318,7 @@ def test_autocast_leaves_the_law_in_float32() -> None:
         assert hidden.dtype == torch.bfloat16
         loc = normalize(hidden.float(), dim=-1)
         assert loc.dtype == torch.float32
-        q = VonMisesFisher(loc, torch.full((6,), 30.0))
+        q = kind(loc, torch.full((6,), 30.0))
         z = q.rsample((100,))
         assert z.dtype == torch.float32
         assert q.support.check(z).all()
@@ -308,13 +332,14 @@ def test_autocast_leaves_the_law_in_float32() -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3, 40])
-def test_autocast_changes_no_digit(dim: int) -> None:
+@of_each_law
+def test_autocast_changes_no_digit(kind: _Law, dim: int) -> None:
     loc = directions(4, dim, dtype=torch.float32)
 
     def values() -> list[Tensor]:
         torch.manual_seed(8)
         mu, k = loc.clone().requires_grad_(), torch.full((4,), 9.0, requires_grad=True)
-        q = VonMisesFisher(mu, k)
+        q = kind(mu, k)
         z = q.rsample()
         p = VonMisesFisher(loc.flip(0), 2.0)
         total = [q.log_prob(loc[0]), q.entropy(), kl_divergence(q, p), q.mean, q.variance]
@@ -329,10 +354,11 @@ def test_autocast_changes_no_digit(dim: int) -> None:
         assert torch.equal(found, expected)
 
 
-def test_backward_under_autocast() -> None:
+@of_each_law
+def test_backward_under_autocast(kind: _Law) -> None:
     loc = directions(4, 20, dtype=torch.float32).requires_grad_()
     k = torch.full((4,), 9.0, requires_grad=True)
-    z = VonMisesFisher(loc, k).rsample()
+    z = kind(loc, k).rsample()
     plain = torch.autograd.grad(z[..., 0].sum(), (loc, k), retain_graph=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = torch.autograd.grad(z[..., 0].sum(), (loc, k))
