@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reference import cosine_reference
+from vmfdist import _quantile
 from vmfdist._quantile import COARSE, FINE, SINGLE, Effort, refine
 from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist.cosine import CosineLaw, PowerSphericalCosine, VonMisesFisherCosine
@@ -99,11 +100,11 @@ def random_points(n: int, seed: int) -> list[tuple[int, float, float, bool]]:
 # or Halley's method not done.
 TELLING_POINTS = [
     (2, 110.0, 1e-80),
-    (2, 333.385, 1.8e-290),
+    (2, 333.765, 1e-290),
     (3, 95.0, 1e-75),
     (3, 1e3, 1e-188),
     (4, 110.0, 1e-89),
-    (4, 332.8, 1.8e-290),
+    (3, 333.53, 1e-290),
 ]
 
 
@@ -117,7 +118,7 @@ def test_probabilities_and_quantiles_anywhere(law: type[CosineLaw]) -> None:
 @pytest.mark.slow
 @of_each_law
 def test_probabilities_and_quantiles_at_many_points(law: type[CosineLaw]) -> None:
-    points = random_points(1000, seed=3)
+    points = random_points(300, seed=3)
     assert sum(check(law, *point) for point in points) > 0.8 * len(points)
 
 
@@ -199,32 +200,31 @@ def test_the_least_probabilities(law: type[CosineLaw]) -> None:
 # What the quadrature takes
 # --------------------------------------------------------------------------------------------------
 
-# Where more or fewer nodes, a longer or a shorter reach or other ways to crowd the nodes do worst,
-# of some 1e5 points in 22 dimensions: dimension, concentration, u. In turn, paths that are cut too
-# early (by what a lower reach leaves of the integral), long ones with a bend, which take most
-# nodes, and those to an end where the density is a power that is no integer.
+# Dimension, concentration and u where an error is largest, of 1e5 random points in 22 dimensions:
+# with the constants as they are, or one of them a tenth less or more. Too short a reach leaves out
+# most on the circle, from the mode on; nodes are fewest for the longest paths, to an end that is 15
+# spreads away; and where the density ends in a power that is no integer, nodes must crowd.
 WORST_POINTS = {
     VON_MISES_FISHER: [
-        (2, 8.93, -1.69),
-        (2, 10.8, -1.87),
+        (2, 16.11, -2.057),
         (2, 14.6, -2.03),
-        (2, 16.1, -2.06),
-        (2, 8.3e7, -9.7),
+        (31, 21.17, -0.5689),
+        (2, 10.77, -1.867),
+        (12, 14.44, -0.8454),
+        (2, 9.859, -1.83),
+        (2, 8.93, -1.694),
+        (10, 13.88, -0.9027),
+        (16, 13.33, -0.6607),
+        (16, 15.54, -0.7359),
         (2, 211.0, 1.5),
-        (3, 324.0, 1.54),
-        (12, 14.4, -0.845),
-        (16, 15.5, -0.736),
-        (24, 20.5, -0.663),
-        (31, 19.8, -0.542),
     ],
     POWER_SPHERICAL: [
+        (20, 33.07, -0.7382),
+        (31, 34.99, -0.5922),
+        (31, 27.99, -0.5259),
+        (31, 14.53, -0.3372),
+        (16, 27.26, -0.7654),
         (2, 1.8e-4, 0.0454),
-        (2, 1.74e7, -8.66),
-        (16, 27.3, -0.765),
-        (20, 33.1, -0.738),
-        (31, 14.5, -0.337),
-        (31, 15.7, -0.354),
-        (31, 28.0, -0.526),
     ],
 }
 
@@ -234,7 +234,7 @@ WORST_POINTS = {
     [
         pytest.param(VON_MISES_FISHER, FINE, 2e-11, id="fine"),
         pytest.param(VON_MISES_FISHER, COARSE, 2e-7, id="coarse"),
-        pytest.param(VON_MISES_FISHER, SINGLE, 5e-7, id="single"),
+        pytest.param(VON_MISES_FISHER, SINGLE, 7e-7, id="single"),
         pytest.param(POWER_SPHERICAL, FINE, 2e-11, id="fine, power spherical"),
         pytest.param(POWER_SPHERICAL, COARSE, 2e-7, id="coarse, power spherical"),
     ],
@@ -250,3 +250,50 @@ def test_effort(tilt: Tilt, effort: Effort, limit: float) -> None:
         found = refine(*arguments)
         assert abs(found.u.item() - u) * hazard < limit
         assert abs(found.rate.item() / rate - 1) < limit
+
+
+@pytest.mark.parametrize(
+    "tilt", [VON_MISES_FISHER, POWER_SPHERICAL], ids=["von Mises-Fisher", "power spherical"]
+)
+def test_no_path_is_too_short(tilt: Tilt) -> None:
+    """At its end, if that is not that of the sphere, the density of theta has fallen as it must."""
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(2000, generator=generator, dtype=torch.float64) * 3
+    t, rest = 2 * torch.sigmoid(2 * u), 2 * torch.sigmoid(-2 * u)
+    k = 10 ** (torch.rand(2000, generator=generator, dtype=torch.float64) * 9 - 3)
+    for m in (1.0, 2.0, 7.0, 60.0, 4095.0):
+        slope = tilt.slopes(t, t * rest, k, m).first
+        sign = torch.where(slope <= 0, 1.0, -1.0)
+        near, far = torch.where(sign > 0, rest, t), torch.where(sign > 0, t, rest)
+        length = _quantile._length(near, far, sign * ((rest - t) / 2 - slope), m, reach=29.0)
+        to_go = torch.atan2(near.sqrt(), far.sqrt()) - length / 2  # halves of angles
+        passed = torch.atan2(far.sqrt(), near.sqrt()) + length / 2
+        near_end, far_end = 2 * to_go.sin().square(), 2 * passed.sin().square()
+        ends = torch.where(sign > 0, far_end, near_end), torch.where(sign > 0, near_end, far_end)
+        fall = k * (tilt.statistic(*ends) - tilt.statistic(t, rest))
+        fall -= (m - 1) / 2 * (torch.log(near_end / near) + torch.log(far_end / far))
+        on_the_way = near_end > 1e-9 * near
+        assert on_the_way.sum() > 500
+        assert fall[on_the_way].min() > 29.0 * (1 - 1e-9)
+        assert fall[on_the_way].max() < 29.0 * 5  # and hardly too long
+
+
+def test_halley_converges_cubically() -> None:
+    # The figures on the page on sampling.
+    zeta = torch.linspace(-6, 6, 201, dtype=torch.float64)
+    k = torch.ones_like(zeta)
+    exact = _quantile.solve(zeta, k, 10, VON_MISES_FISHER, FINE).u
+    u = _quantile._start(zeta, k, 10, VON_MISES_FISHER)
+    for expected in (0.39, 2.3e-4, 1e-13):
+        error = (u - exact).abs().max().item()
+        assert error == pytest.approx(expected, rel=0.1, abs=1e-13)
+        u = refine(zeta, k, 10, VON_MISES_FISHER, u, FINE).u
+
+
+def test_many_rows_go_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    zeta = torch.linspace(-6, 6, 1000, dtype=torch.float64)
+    k = torch.linspace(0, 50, 1000, dtype=torch.float64)
+    whole = _quantile.solve(zeta, k, 5, POWER_SPHERICAL, FINE)
+    monkeypatch.setattr(_quantile, "_BLOCK_BYTES", 1 << 14)
+    for parts, full in zip(_quantile.solve(zeta, k, 5, POWER_SPHERICAL, FINE), whole, strict=True):
+        torch.testing.assert_close(parts, full, rtol=1e-13, atol=1e-13)

@@ -41,3 +41,23 @@ def test_entropy_of_a_power_spherical_cosine(dim: int) -> None:
             curvature = (above.cosine_entropy_slope - below.cosine_entropy_slope) / (2 * step)
             assert abs(r.cosine_entropy_slope - slope) < mp.mpf("1e-25")
             assert abs(r.cosine_entropy_curvature - curvature) < mp.mpf("1e-25")
+
+
+@pytest.mark.parametrize("k", [0.01, 30.0, 300.0, 1e5])
+def test_tails_of_cosines_in_dimension_3(k: float) -> None:
+    with mp.workdps(22):
+        laws = cosine_reference(3, k), cosine_reference(3, k, power_spherical=True)
+    for u in map(mp.mpf, (-20, -3, "0.1", "1.5", 9)):
+        with mp.workdps(22):
+            found, found_power = (r.probabilities(u) for r in laws)
+        with mp.workdps(80):
+            t, rest, total = laws[0].t(u), laws[0].t(-u), -mp.expm1(-2 * mp.mpf(k))
+            below = mp.exp(-k * t) * -mp.expm1(-k * rest) / total  # P(w < 1 - t)
+            slope = below * (rest / mp.expm1(k * rest) - t + 2 - 2 / total)
+            for ours, truth in zip(found, (1 - below, below, -slope), strict=True):
+                assert abs(ours / truth - 1) < mp.mpf("1e-15")
+            below = (rest / 2) ** (k + 1)
+            for ours, truth in zip(
+                found_power, (1 - below, below, -below * mp.log(rest / 2)), strict=True
+            ):
+                assert abs(ours / truth - 1) < mp.mpf("1e-15")
