@@ -7,6 +7,7 @@ It runs for about ten minutes:
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -55,24 +56,48 @@ def cosine_errors(
             yield accuracy.Error(float(errors[0]), dim, k), accuracy.Error(float(errors[1]), dim, k)
 
 
+LOG10_P = (-290.0, -188.0, -100.0, -40.0, -16.0, -5.0, -1.0)
+
+
 def probability_errors(
     law: type[VonMisesFisherCosine | PowerSphericalCosine], dim: int
-) -> Iterator[accuracy.Error]:
-    """Relative errors of cdf and sf in float64, where these are at least 1e-280."""
-    for k in (0.0, 1e-3, 0.3, 3.0, 30.0, 1e3, 1e6, 1e8):
-        cosine = law(torch.tensor(k, dtype=torch.float64), dim)
-        with mp.workdps(22):
-            reference = cosine_reference(dim, k, law is PowerSphericalCosine)
-            for step in (-12, -5, -1.5, 0.2, 2, 6, 12):
-                t = float(reference.t(reference.mode + step * reference.width))
-                if not 1e-280 < t < 2:
-                    continue
-                u = mp.log(mp.mpf(t) / (2 - mp.mpf(t))) / 2
-                value = torch.tensor(t, dtype=torch.float64)
-                found = cosine.sf(one_minus_value=value), cosine.cdf(one_minus_value=value)
-                for ours, truth in zip(found, reference.probabilities(u), strict=False):
-                    if truth > 1e-280:
-                        yield accuracy.Error(float(abs(ours.item() / truth - 1)), dim, k)
+) -> Iterator[dict[str, accuracy.Error]]:
+    """Relative errors in float64 at quantiles in both tails, where these are numbers."""
+    for k in (0.0, 1e-3, 0.3, 3.0, 30.0, 110.0, 333.0, 1e3, 1e6, 1e8):
+        concentration = torch.tensor(k, dtype=torch.float64, requires_grad=True)
+        cosine = law(concentration, dim)
+        for quantile, log10_p in itertools.product(
+            (cosine.one_minus_isf, cosine.one_minus_icdf), LOG10_P
+        ):
+            p = 10**log10_p
+            t = quantile(torch.tensor(p, dtype=torch.float64))
+            if not 1e-290 < t.item() < 2:
+                continue
+            (rate,) = torch.autograd.grad(t, concentration)
+            t = t.detach()
+            sf, cdf = cosine.sf(one_minus_value=t), cosine.cdf(one_minus_value=t)
+            (slope,) = torch.autograd.grad(sf, concentration)
+            with mp.workdps(22):
+                reference = cosine_reference(dim, k, law is PowerSphericalCosine)
+                exact = mp.mpf(t.item())
+                u = mp.log(exact / (2 - exact)) / 2
+                above, below, true_slope = reference.probabilities(u)
+                density = reference.density(u) / reference.total
+                tail = min(above, below)
+                change = 2 + abs(reference.slope(u)) + density / tail
+                rounding = mp.mpf(2.2e-16) / (2 - exact) * change
+                true_rate = -true_slope * exact * (2 - exact) / density
+                ours = above if quantile == cosine.one_minus_isf else below
+                found = {
+                    "cdf and sf": max(abs(sf.item() / above - 1), abs(cdf.item() / below - 1)),
+                    "derivative of cdf and sf": abs(slope.item() / true_slope - 1),
+                    "quantiles": abs(p / ours - 1) - rounding,
+                    "derivative of quantiles": abs(rate.item() / true_rate - 1) - rounding,
+                }
+            yield {
+                name: accuracy.Error(max(0.0, float(error)), dim, k)
+                for name, error in found.items()
+            }
 
 
 def place(error: accuracy.Error) -> str:
@@ -108,16 +133,18 @@ def cosine_table() -> str:
 
 
 def probability_table() -> str:
-    """The table of the probabilities of cosines."""
-    rows = [["Law", "float64", "at", "limit"]]
+    """The table of the probabilities and quantiles of cosines."""
+    rows = [["Quantity", "float64", "at", "limit"]]
     for name, law in (
         ("von Mises-Fisher", VonMisesFisherCosine),
         ("power spherical", PowerSphericalCosine),
     ):
         dims = tqdm(COSINE_DIMS, desc=f"probabilities, {name}")
-        worst = max(max(probability_errors(law, dim)) for dim in dims)
-        rows.append([name, f"{worst.eps:.1e}", place(worst), "1e-10"])
-    return list_table("Worst relative error of cdf and sf of the cosine", rows)
+        errors = [error for dim in dims for error in probability_errors(law, dim)]
+        for quantity in errors[0]:
+            worst = max(error[quantity] for error in errors)
+            rows.append([f"{name}: {quantity}", f"{worst.eps:.1e}", place(worst), "1e-10"])
+    return list_table("Worst relative error of probabilities and quantiles of the cosine", rows)
 
 
 def closed_form_table() -> str:
