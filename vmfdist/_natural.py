@@ -40,8 +40,9 @@ from torch.autograd import forward_ad
 
 from vmfdist import _radial
 from vmfdist._autograd import apply, is_recording
-from vmfdist._cache import static
-from vmfdist._elementwise import with_derivative
+from vmfdist._cache import cached_constant, static
+from vmfdist._chebyshev import horner
+from vmfdist._elementwise import as_tensors, with_derivative
 from vmfdist._infinity import finite
 from vmfdist._rows import dot
 
@@ -297,6 +298,8 @@ def polar(v: Tensor) -> tuple[Tensor, Tensor]:
 
     Where a vector is 0 its direction is the first axis; both then have gradient 0.
     """
+    if not is_tracked(v):
+        return _polar(v)
     direction, (_, length) = _derivative(("length", 0), v), _polar(v.detach())
     slope = torch.where(length.unsqueeze(-1) == 0, 0.0, direction)
     return direction, attached(length, (v, slope))
@@ -360,7 +363,7 @@ _Factor = tuple[Tensor] | tuple[Tensor, Tensor]  # a natural parameter, or direc
 def log_normalizer_of_product(value: Tensor, v: Tensor, *factors: _Factor) -> Tensor:
     """Phi of the sum v minus those of its terms, and a constant."""
     mu, k, dim = _parts(v)
-    length = _radial.mean_resultant_length(k, dim)
+    average, length = mean(v), _radial.mean_resultant_length(k, dim)
     differentials = []
     for factor in factors:
         if len(factor) == 1:
@@ -370,12 +373,12 @@ def log_normalizer_of_product(value: Tensor, v: Tensor, *factors: _Factor) -> Te
         half_squared_chord = (mu - loc).square().sum(-1) / 2
         rise = _radial.mean_resultant_length_difference(k1, k, dim)
         in_k1 = with_derivatives_of(
-            dot(mean(v), loc) - _radial.mean_resultant_length(k1, dim),
+            dot(average, loc) - _radial.mean_resultant_length(k1, dim),
             rise - length * half_squared_chord,
         )
         # along the sphere, as above
         pull, k1 = (k1.detach() * length).unsqueeze(-1), k1.unsqueeze(-1)
-        in_loc = with_derivatives_of(k1 * mean(v) - pull * loc, pull * (mu - loc))
+        in_loc = with_derivatives_of(k1 * average - pull * loc, pull * (mu - loc))
         differentials += [(k1, in_k1.unsqueeze(-1)), (loc, in_loc)]
     return attached(value, *differentials)
 
@@ -419,6 +422,15 @@ def _turn(k: Tensor, dim: int) -> Tensor:
     return torch.minimum(1 / k, k * (2 / dim) ** 2)
 
 
+@cached_constant(maxsize=256)
+def _power_series(dim: int, dtype: torch.dtype) -> tuple[float, ...]:
+    """1F1(1; d; -x d/2) in powers of x, for x from -1 to 1."""
+    terms = [1.0]
+    while abs(terms[-1]) > torch.finfo(dtype).eps:
+        terms.append(-terms[-1] * dim / 2 / (dim + len(terms) - 1))
+    return tuple(terms)
+
+
 def turned(v: Tensor) -> tuple[Tensor, Tensor]:
     r"""Direction and length of v, for a draw to follow.
 
@@ -444,12 +456,8 @@ def carried(x: Tensor, v: Tensor) -> Tensor:
     """The draw x with the share of its derivative in v that is no rotation."""
     mu, k, dim = _parts(v)
     fixed = x.detach()
-    argument = k.clamp(max=dim / 2) * dot(fixed, mu.expand_as(fixed))
-    series, term, count = torch.ones_like(argument), 1.0, 0
-    while term > torch.finfo(x.dtype).eps:
-        term, count = term * dim / 2 / (dim + count), count + 1
-    for n in reversed(range(count)):  # of 1F1, whose argument is at most d/2
-        series = 1 - argument / (dim + n) * series
+    ratio = (k * (2 / dim)).clamp(max=1.0) * dot(fixed, mu.expand_as(fixed))
+    series = horner(as_tensors(_power_series(dim, x.dtype), ratio), ratio)
     share = (1 - k * _turn(k, dim)) / (dim - 1) * series
     across = _rejected(_rejected(v, mu), fixed)
     return x + _differential(across, share.unsqueeze(-1), None)

@@ -418,39 +418,46 @@ class VonMisesFisher(RotationallySymmetric):
                 f"{self.dim} ({type(self).__name__}) and {other.dim} ({type(other).__name__})"
             )
         shape = broadcast_shapes(self.batch_shape, other.batch_shape)
-        (loc1, given1), (loc2, given2) = self._given, other._given
-        dtype = torch.promote_types(loc1.dtype, loc2.dtype)
-        loc1, loc2 = loc1.to(dtype), loc2.to(dtype)
-        k1, k2 = finite(given1.to(dtype)), finite(given2.to(dtype))
-        largest = torch.finfo(dtype).max
-        scale = torch.maximum(k1, k2).detach()  # so that nothing over- or underflows
-        scale = torch.where(scale > 0, scale, 1.0)
-        w1, w2 = k1 / scale, k2 / scale
-        loc, w12 = _natural.polar(w1.unsqueeze(-1) * loc1 + w2.unsqueeze(-1) * loc2)
-        k12 = (scale * w12).clamp(max=largest)
-        total = w1 + w2 + w12
-        turned = scale * w1 * w2 * (loc1 - loc2).square().sum(-1)
-        loss = torch.where(total > 0, turned / torch.where(total > 0, total, 1.0), 0.0)
-        top1, top2, top12 = (_radial.log_density_at_mode(k, self.dim) for k in (k1, k2, k12))
-        log_normalizer = top1 + top2 - top12 - loss
-        # These are the values; the derivatives are those in the natural parameters.
+        dtype = torch.promote_types(self._given[0].dtype, other._given[0].dtype)
+        loc1, given1 = (x.to(dtype) for x in self._given)
+        loc2, given2 = (x.to(dtype) for x in other._given)
+        k1, k2 = finite(given1), finite(given2)
+        loc, concentration, log_normalizer = _product(
+            loc1.detach(), k1.detach(), loc2.detach(), k2.detach(), self.dim
+        )
         v1, v2 = (law._natural_parameter().to(dtype) for law in (self, other))
+        largest = torch.finfo(dtype).max
         vector = (v1 + v2).clamp(-largest, largest)
-        direction, length = _natural.polar(vector)
-        factors = (
-            (loc1, k1) if self._natural is None else (v1,),
-            (loc2, k2) if other._natural is None else (v2,),
-        )
+        if any(_natural.is_tracked(x) for x in (loc1, given1, loc2, given2)):
+            # Those are the values; the derivatives are those in the natural parameters.
+            factors = (
+                (loc1, k1) if self._natural is None else (v1,),
+                (loc2, k2) if other._natural is None else (v2,),
+            )
+            log_normalizer = _natural.log_normalizer_of_product(log_normalizer, vector, *factors)
+            direction, length = _natural.polar(vector)
+            loc = _natural.with_derivatives_of(direction, loc)
+            concentration = _natural.with_derivatives_of(length, concentration)
         infinite1, infinite2 = torch.isinf(given1), torch.isinf(given2)
-        concentration = _natural.with_derivatives_of(length, k12)
         concentration = torch.where(infinite1 | infinite2, math.inf, concentration)
-        updated = type(self)(
-            _natural.with_derivatives_of(direction, loc),
-            concentration,
-            self.__dict__.get("_validate_args"),
-        )
-        updated._natural = vector
-        log_normalizer = _natural.log_normalizer_of_product(log_normalizer, vector, *factors)
-        of_two_points = torch.where(turned > 0, -math.inf, math.inf)
+        of_two_points = torch.where((loc1 == loc2).all(-1), math.inf, -math.inf)
         log_normalizer = torch.where(infinite1 & infinite2, of_two_points, log_normalizer)
+        updated = type(self)(loc, concentration, self.__dict__.get("_validate_args"))
+        updated._natural = vector
         return updated.expand(shape), log_normalizer.expand(shape)
+
+
+def _product(
+    loc1: Tensor, k1: Tensor, loc2: Tensor, k2: Tensor, dim: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Direction and concentration of a product of densities, and the log of its integral."""
+    scale = torch.maximum(k1, k2)  # so that nothing over- or underflows
+    scale = torch.where(scale > 0, scale, 1.0)
+    w1, w2 = k1 / scale, k2 / scale
+    loc, w12 = _natural.polar(w1.unsqueeze(-1) * loc1 + w2.unsqueeze(-1) * loc2)
+    k12 = (scale * w12).clamp(max=torch.finfo(scale.dtype).max)
+    total = w1 + w2 + w12
+    turned = scale * w1 * w2 * (loc1 - loc2).square().sum(-1)
+    loss = torch.where(total > 0, turned / torch.where(total > 0, total, 1.0), 0.0)
+    top1, top2, top12 = (_radial.log_density_at_mode(k, dim) for k in (k1, k2, k12))
+    return loc, k12, top1 + top2 - top12 - loss
