@@ -458,7 +458,8 @@ def carried(x: Tensor, v: Tensor) -> Tensor:
     fixed = x.detach()
     ratio = (k * (2 / dim)).clamp(max=1.0) * dot(fixed, mu.expand_as(fixed))
     series = horner(as_tensors(_power_series(dim, x.dtype), ratio), ratio)
-    share = (1 - k * _turn(k, dim)) / (dim - 1) * series
+    weight = (1 - (k * (2 / dim)).square()).clamp(min=0)  # not 1 - k turn, which is rounded
+    share = weight / (dim - 1) * series
     across = _rejected(_rejected(v, mu), fixed)
     return x + _differential(across, share.unsqueeze(-1), None)
 
