@@ -11,11 +11,12 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, kl_divergence
 
 from cases import CASES, Case, assert_mean, cases_of_dim, directions
+from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
 
 SAMPLE_SHAPES = [
     pytest.param((), id="one"),
@@ -518,3 +519,134 @@ def test_support(case: Case) -> None:
     assert law.support.event_dim == 1
     for name, constraint in law.arg_constraints.items():
         assert constraint.check(getattr(law, name)).all()
+
+
+# The ends: concentrations 0 and infinity and next to them, values at loc and opposite
+
+ROTATIONAL = (VonMisesFisher, PowerSpherical)
+of_each_law = pytest.mark.parametrize("law", ROTATIONAL)
+
+
+def concentrations_at_the_ends(dtype: torch.dtype) -> list[float]:
+    info = torch.finfo(dtype)
+    return [0.0, info.tiny / 8, info.tiny, 1.0, info.max / 8, info.max / 2, info.max, math.inf]
+
+
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 16, 1000])
+def test_nothing_is_nan_at_the_ends(
+    law: type[TorchDistribution], dim: int, dtype: torch.dtype
+) -> None:
+    k = torch.tensor(concentrations_at_the_ends(dtype), dtype=dtype, requires_grad=True)
+    axes = torch.eye(dim, dtype=dtype)
+    loc = axes[0].clone().requires_grad_()
+    ours, uniform = law(loc, k), HypersphericalUniform(dim, dtype=dtype)
+    numbers = [
+        ours.entropy(),
+        ours.log_normalizer,
+        ours.mean_resultant_length,
+        ours.mean,
+        ours.variance,
+        ours.stddev,
+        kl_divergence(ours, uniform),
+        kl_divergence(uniform, ours),
+        *ours.covariance_eigenvalues,
+        ours.mass_cone(torch.tensor([0.0, 0.5, 1.0]).unsqueeze(-1)),
+    ]
+    for value in (axes[0], -axes[0], axes[1], directions(dim, dtype=dtype)):
+        point = value.expand(len(k), dim).clone().requires_grad_()
+        numbers.append(ours.log_prob(point))
+        (gradient,) = torch.autograd.grad(numbers[-1].sum(), point, retain_graph=True)
+        assert not gradient.isnan().any()
+    for number in numbers:
+        assert not number.isnan().any()
+        gradients = torch.autograd.grad(
+            number.sum(), (loc, k), retain_graph=True, allow_unused=True
+        )
+        assert not any(g.isnan().any() for g in gradients if g is not None)
+
+
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 16, 1000])
+def test_the_point_mass(law: type[TorchDistribution], dim: int, dtype: torch.dtype) -> None:
+    k = torch.tensor(math.inf, dtype=dtype, requires_grad=True)
+    axes = torch.eye(dim, dtype=dtype)
+    raw = (2 * axes[0]).requires_grad_()
+    ours = law(torch.nn.functional.normalize(raw, dim=-1), k)
+    assert torch.equal(ours.mean, axes[0])
+    assert torch.equal(ours.variance, torch.zeros_like(raw))
+    assert ours.entropy() == -math.inf
+    assert ours.mass_cone(0.5) == 0
+    for value, t, expected in (
+        (axes[0], 0.0, math.inf),
+        (axes[1], 1.0, -math.inf),
+        ((axes[0] + axes[1]) / math.sqrt(2), 1 - math.sqrt(0.5), -math.inf),
+        (-axes[0], 2.0, -math.inf),
+    ):
+        log_density = ours.log_prob(value)
+        assert log_density == expected
+        in_raw, in_k = torch.autograd.grad(log_density, (raw, k), retain_graph=True)
+        # d/dk (log f(mu) - k s) tends to -s.
+        limit = -t if law is VonMisesFisher else math.log1p(-t / 2) if t < 2 else -math.inf
+        assert in_k.item() == pytest.approx(limit, rel=1e-6, abs=1e-30)
+        # Towards the value and as large as can be, projected to the sphere by normalize.
+        assert in_raw.isfinite().all()
+        assert (in_raw[1] > 1e18) if 0 < t < 2 else (in_raw[1] == 0)
+    # So are the sums of many.
+    many = ours.log_prob(torch.nn.functional.normalize(axes[0] + axes[1], dim=-1).expand(100, -1))
+    assert torch.autograd.grad(many.sum(), raw)[0].isfinite().all()
+    # A part of a mixture that has no weight adds no gradient.
+    ours = law(torch.nn.functional.normalize(raw, dim=-1), k)
+    loss = torch.logsumexp(torch.stack([ours.log_prob(axes[1]), k.new_zeros(())]), 0)
+    assert torch.autograd.grad(loss, raw)[0].tolist() == [0.0] * dim
+
+
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 16])
+def test_log_density_at_the_largest_concentrations(
+    law: type[TorchDistribution], dim: int, dtype: torch.dtype
+) -> None:
+    # The density at loc tends to (k / 2 pi)^a, a = (d - 1)/2, or (k / 4 pi)^a, by its normal limit.
+    loc, a = torch.eye(dim, dtype=dtype)[0], (dim - 1) / 2
+    for k in concentrations_at_the_ends(dtype)[4:-1]:
+        ours = law(loc, k)
+        expected = a * (math.log(k) - math.log((2 if law is VonMisesFisher else 4) * math.pi))
+        assert ours.log_prob(loc).item() == pytest.approx(expected, rel=1e-6)
+        assert ours.entropy().item() == pytest.approx(a - expected, rel=1e-6)
+        uniform = HypersphericalUniform(dim, dtype=dtype)
+        kl = kl_divergence(ours, uniform).item()
+        assert kl == pytest.approx(expected - a + uniform.entropy().item(), rel=1e-6)
+
+
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 16])
+def test_values_opposite_to_loc(law: type[TorchDistribution], dim: int, dtype: torch.dtype) -> None:
+    loc = directions(dim, dtype=dtype).requires_grad_()
+    value = -loc.detach()
+    k = torch.tensor([0.0, 1.0], dtype=dtype, requires_grad=True)
+    ours = law(loc, k)
+    log_density = ours.log_prob(value)
+    gradients = [torch.autograd.grad(x, (loc, k), retain_graph=True) for x in log_density]
+    area = HypersphericalUniform(dim, dtype=dtype).entropy().item()
+    assert log_density[0].item() == pytest.approx(-area, rel=1e-6)
+    if law is VonMisesFisher:
+        assert log_density[1].item() == pytest.approx(ours.log_prob(-value)[1].item() - 2, rel=1e-5)
+    else:
+        # k log((1 + w)/2) falls without bound in k, and rises towards all sides alike.
+        assert log_density[1] == -math.inf
+        assert all((g[0] == 0).all() for g in gradients)
+        assert [g[1][i].item() for i, g in enumerate(gradients)] == [-math.inf] * 2
+
+
+@of_each_law
+def test_concentrations_that_the_dtype_does_not_hold(law: type[TorchDistribution]) -> None:
+    loc = directions(3, dtype=torch.float32)
+    for k in (1e39, torch.tensor([1.0, 1e39], dtype=torch.float64), np.float64(1e200)):
+        with pytest.raises(ValueError, match=r"at most 3\.4.*float32.*got 1e\+.*float64"):
+            law(loc, k)
+    with pytest.raises(ValueError, match="float32"):
+        law(loc, 1.0).cosine.concentration = 1e39
+    with pytest.raises(ValueError, match="float32"):
+        type(law(loc, 1.0).cosine)(1e39, 3)
+    assert law(directions(3), 1e39).concentration == 1e39
+    assert law(loc, torch.tensor(math.inf, dtype=torch.float64)).concentration == math.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from typing import Any
+from typing import Any, NamedTuple
 
 import mpmath as mp
 import pyro
@@ -103,6 +103,142 @@ def test_point_mass(law: type[CosineLaw]) -> None:
     assert ours.mean == 1
     assert ours.variance == 0
     assert ours.rsample((3,)).tolist() == [1.0, 1.0, 1.0]
+
+
+# The ends of the support, in values and gradients
+
+
+class End(NamedTuple):
+    """What the log density is at w = 1 or -1, and its derivatives in w and k."""
+
+    value: float
+    in_w: float
+    in_k: float
+
+
+def end(law: type[CosineLaw], dim: int, k: float, w: float) -> End:
+    """From the power of the distance to the end that the density goes with."""
+    power, a = (dim - 3) / 2, (dim - 1) / 2
+    is_power_spherical = law is PowerSphericalCosine
+    if k == math.inf:
+        in_k = 0.0 if w == 1 else -math.inf if is_power_spherical else -2.0
+        return End(w * math.inf, math.nan, in_k)
+    if is_power_spherical:
+        mean_log = float(mp.psi(0, a + k) - mp.psi(0, 2 * a + k))
+        in_k = -mean_log if w == 1 else -math.inf
+        power += k if w == -1 else 0.0
+    else:
+        in_k = w - float(radial(dim, k).mean)
+    if power:
+        return End(-power * math.inf, -w * power * math.inf, in_k)
+    if dim == 2:  # sqrt((1 + w)/2) / sqrt(1 - w^2), normalised
+        return End(math.log(1 / 4), 1 / 4, in_k)
+    if is_power_spherical:  # (1 + k)/2 ((1 + w)/2)^k
+        return End(math.log((1 + k) / 2), k / 2, in_k)
+    flat = math.log(k / -math.expm1(-2 * k)) if k else -math.log(2)
+    return End(flat + (0.0 if w == 1 else -2 * k), k, in_k)
+
+
+def assert_end(found: Tensor, expected: float, name: str) -> None:
+    tolerance = 50 * torch.finfo(found.dtype).eps
+    assert found.item() == pytest.approx(expected, rel=tolerance, abs=tolerance), name
+
+
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 4])
+def test_densities_and_quantiles_at_the_ends(
+    law: type[CosineLaw], dim: int, dtype: torch.dtype
+) -> None:
+    for k in (0.0, 0.5, 40.0, math.inf):
+        for w in (1.0, -1.0):
+            expected = end(law, dim, k, w)
+            density = math.exp(expected.value) if expected.value < math.inf else math.inf
+            value, at = torch.tensor([w, k], dtype=dtype).requires_grad_().unbind()
+            complement = 1 - value
+            ours = law(at, dim)
+            for log_density in (ours.log_prob(value), ours.log_prob(one_minus_value=complement)):
+                assert_end(log_density, expected.value, "log density")
+                in_w, in_k = torch.autograd.grad(log_density, (value, at), retain_graph=True)
+                assert not in_w.isnan()
+                if k < math.inf:
+                    assert_end(in_w, expected.in_w, "log density, in w")
+                assert_end(in_k, expected.in_k, "log density, in k")
+            for sign, function in ((1, ours.cdf), (-1, ours.sf)):
+                in_w, in_k = torch.autograd.grad(function(value), (value, at), retain_graph=True)
+                assert_end(in_w, sign * density, "probability, in w")
+                assert in_k == 0
+            for sign, function in ((1, ours.icdf), (-1, ours.isf)):
+                p = torch.tensor((1 + sign * w) / 2, dtype=dtype, requires_grad=True)
+                found = function(p)
+                assert found == w
+                in_p, in_k = torch.autograd.grad(found, (p, at), retain_graph=True)
+                if k < math.inf:
+                    assert_end(in_p, sign / density if density else sign * math.inf, "quantile")
+                else:
+                    assert not in_p.isnan()
+                assert in_k == 0
+
+
+@of_each_law
+def test_forward_mode_at_the_ends(law: type[CosineLaw]) -> None:
+    # There derivatives in w are infinite, and its tangent 0 is not to make NaN of them.
+    for w in (1.0, -1.0):
+        for name in ("log_prob", "cdf"):
+
+            def of(k: Tensor, w: float = w, name: str = name) -> Tensor:
+                return getattr(law(k, 4, validate_args=False), name)(double(w))
+
+            _, found = torch.func.jvp(of, (double(1.0),), (double(1.0),))
+            expected = end(law, 4, 1.0, w).in_k if name == "log_prob" else 0.0
+            assert found.item() == pytest.approx(expected, rel=1e-14)
+
+
+def test_cones_at_the_ends(dtype: torch.dtype) -> None:
+    p = torch.tensor([0.0, 0.25, 1.0], dtype=dtype, requires_grad=True)
+    flat = HypersphericalUniform(2, dtype=dtype).mass_cone(p)
+    assert torch.allclose(flat, math.pi * p)
+    (gradient,) = torch.autograd.grad(flat.sum(), p)
+    assert torch.allclose(gradient, torch.full_like(p, math.pi))
+    for law in (VonMisesFisher, PowerSpherical):
+        for dim in (2, 3, 16):
+            k = torch.tensor([1.0, math.inf], dtype=dtype, requires_grad=True)
+            axis = torch.eye(dim, dtype=dtype)[0]
+            cones = law(axis, k).mass_cone(p.unsqueeze(-1))
+            assert cones[0].tolist() == [0.0, 0.0]
+            assert cones[1, 1] == 0
+            in_p, in_k = torch.autograd.grad(cones.sum(), (p, k))
+            assert not in_p.isnan().any()
+            assert in_k[0] < 0
+            assert in_k[1] == 0
+            (in_p,) = torch.autograd.grad(law(axis, 1.0).mass_cone(p)[0], p)
+            assert in_p[0].isfinite() if dim == 2 else in_p[0] == math.inf
+
+
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 6])
+def test_next_to_an_infinite_concentration(law: type[CosineLaw], dim: int) -> None:
+    # k (1 - w), half of it for the power spherical law, has a gamma law in the limit.
+    limit, half = stats.gamma((dim - 1) / 2), 1 if law is VonMisesFisherCosine else 2
+    for k in (1e151, torch.finfo(torch.float64).max):
+        at = double(k).requires_grad_()
+        ours = law(at, dim)
+        entropy = ours.entropy()
+        assert entropy.item() == pytest.approx(limit.entropy() - math.log(k / half), rel=1e-10)
+        (gradient,) = torch.autograd.grad(entropy, at)
+        assert gradient.item() == pytest.approx(-1 / k, rel=1e-6, abs=1e-308)
+        t = ours.one_minus_isf(double(0.3))
+        assert t.item() == pytest.approx(half * limit.ppf(0.3) / k, rel=1e-6 if k > 1e300 else 1e-9)
+        # The derivative in k is that of (k t), with the density of its law.
+        t = double(half * 0.7 / k) if k < 1e300 else double(half * 0.7e-300 / (k * 1e-300))
+        probability = ours.sf(one_minus_value=t)
+        assert probability.item() == pytest.approx(limit.cdf(0.7), rel=1e-6 if k > 1e300 else 1e-9)
+        (gradient,) = torch.autograd.grad(probability, at)
+        expected = 0.7 * limit.pdf(0.7) / k
+        assert gradient.item() == pytest.approx(expected, rel=1e-6, abs=1e-307)
+    at = double(math.inf).requires_grad_()
+    assert law(at, dim).entropy() == -math.inf
+    assert torch.autograd.grad(law(at, dim).entropy(), at)[0].abs() < 1e-307
+    assert torch.autograd.grad(law(at, dim).stddev, at)[0] == 0
 
 
 # Quantiles

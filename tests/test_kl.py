@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from cases import assert_mean, directions
 from reference import radial
 from strategies import ENDS, LARGEST, concentrations, dims, dtypes, in_dtype, nearby, unit_vectors
-from vmfdist import HypersphericalUniform, VonMisesFisher
+from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
 
 
 def exact_chord(x: Tensor, y: Tensor) -> mp.mpf:
@@ -303,6 +303,61 @@ def test_mixed_dtypes() -> None:
     assert kl_divergence(p, q).dtype == torch.float64
     assert kl_divergence(q, p).dtype == torch.float64
     assert kl_divergence(p, q) < 1e-12  # the directions differ by rounding to float32
+
+
+of_each_law = pytest.mark.parametrize("law", [VonMisesFisher, PowerSpherical])
+
+
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 16, 17, 1000])
+def test_at_and_next_to_an_infinite_concentration(
+    law: type[VonMisesFisher], dim: int, dtype: torch.dtype
+) -> None:
+    info = torch.finfo(dtype)
+    ks = [0.0, info.tiny / 8, 1.0, info.max / 8, info.max / 2, info.max, math.inf]
+    k1, k2 = torch.tensor(ks, dtype=dtype), torch.tensor(ks, dtype=dtype)
+    axes = torch.eye(dim, dtype=dtype)
+    for separation, other in ((0, axes[0]), (1, axes[1]), (2, -axes[0])):
+        a = k1.unsqueeze(1).expand(-1, len(ks)).clone().requires_grad_()
+        b = k2.expand(len(ks), -1).clone().requires_grad_()
+        loc1, loc2 = (x.expand(*a.shape, -1).clone().requires_grad_() for x in (axes[0], other))
+        kl = kl_divergence(law(loc1, a), VonMisesFisher(loc2, b))
+        in_k1, in_k2, *in_loc = torch.autograd.grad(kl.sum(), (a, b, loc1, loc2))
+        assert not any(x.isnan().any() for x in (kl, in_k1, in_k2, *in_loc))
+        assert (kl >= 0).all()
+        # A point mass has no divergence from itself, and an infinite one from all else, and to it.
+        expected = torch.full_like(kl[-1], math.inf)
+        assert torch.equal(kl[:-1, -1], expected[:-1])
+        expected[-1] = 0.0 if separation == 0 else math.inf
+        assert torch.equal(kl[-1], expected)
+        # k2 (separation - 1) is the part of it that moves with the mean of the first law.
+        expected = torch.full_like(kl[:-1, -1], (separation - 1) * math.inf)
+        assert separation == 1 or torch.equal(in_k1[:-1, -1], expected)
+        assert (in_k1[-1].abs() < 1e-30).all()
+        mean = law(axes[0], k1).mean_resultant_length
+        torch.testing.assert_close(in_k2[:, -1].detach(), 1 - mean * (1 - separation))
+
+
+@of_each_law
+@pytest.mark.parametrize("dim", [2, 3, 16])
+def test_between_the_largest_concentrations(
+    law: type[VonMisesFisher], dim: int, dtype: torch.dtype
+) -> None:
+    # Both laws are normal in the limit, with precisions k1, or k1/2, and k2.
+    largest, a = torch.finfo(dtype).max, (dim - 1) / 2
+    axes = torch.eye(dim, dtype=dtype)
+    for k1, k2 in ((largest, largest / 4.5), (largest / 8, largest), (largest / 3, largest / 3)):
+        found = kl_divergence(law(axes[0], k1), VonMisesFisher(axes[0], k2)).item()
+        ratio = k2 / k1 * (1 if law is VonMisesFisher else 2)
+        expected = a * (ratio - 1 - math.log(ratio))
+        rounding = 0 if law is VonMisesFisher else 8 * torch.finfo(dtype).eps * a * math.log(k1)
+        assert found == pytest.approx(expected, rel=1e-5, abs=max(rounding, 1e-12))
+    # From a law that is not concentrated only the term that is linear in k2 counts.
+    for k1, mean in ((0.0, 0.0), (2.0, law(axes[0], 2.0).mean_resultant_length.item())):
+        for separation, other in ((0, axes[0]), (1, axes[1])):
+            found = kl_divergence(law(axes[0], k1), VonMisesFisher(other, largest / 2))
+            expected = largest / 2 * (1 - mean * (1 - separation))
+            assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_infinite_concentration() -> None:

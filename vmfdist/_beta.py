@@ -44,7 +44,7 @@ from vmfdist._elementwise import (
     with_derivative,
 )
 from vmfdist._gamma import log_gamma, polygamma
-from vmfdist._infinity import finite, slope_to_point_mass, stand_in, with_point_mass
+from vmfdist._infinity import finite, slope_to_point_mass, stand_in, steep, with_point_mass
 
 __all__ = [
     "cosine_entropy",
@@ -173,7 +173,7 @@ class _Geometry:
         if self.dim > 2:
             return torch.log1p(factor * x)
         y = factor / 4 * x
-        return torch.log1p(y) + torch.log1p(3 * y / (1 + y))
+        return torch.log1p(y) + torch.log1p(3 * (y / (1 + y)))
 
     def series(self, name: str) -> Tensor:
         return evaluate_series(_coefficients, self.dim, name, self.p + self.p - self.one)
@@ -260,7 +260,7 @@ def _kl_slope_in_second(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) ->
 @with_derivative(
     _kl_slope_in_first,
     _kl_slope_in_second,
-    lambda k1, k2, separation, dim: finite(k2) * mean_cosine(k1, dim),
+    lambda k1, k2, separation, dim: steep(k2) * mean_cosine(k1, dim),
 )
 def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) -> Tensor:
     """From the power spherical law of k1 to the von Mises-Fisher law of k2.
@@ -275,7 +275,7 @@ def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, separation: Tensor, dim: int)
     result = kl_to_uniform(k1, dim) + rest + f2 * mean * separation
     same = torch.isinf(k1) & (separation == 0)
     at_infinity = torch.where(same, 0.0, torch.full_like(k1, math.inf))
-    return torch.where(torch.isinf(k2), at_infinity, result)
+    return torch.where(torch.isinf(k2), at_infinity, result.clamp(min=0))  # of equal terms
 
 
 # --------------------------------------------------------------------------------------------------
@@ -283,27 +283,27 @@ def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, separation: Tensor, dim: int)
 # --------------------------------------------------------------------------------------------------
 
 
-def _log_far(near: Tensor, far: Tensor) -> Tensor:
-    """log of (1 + w)/2, from the smaller of near = (1 - w)/2 and far = (1 + w)/2."""
-    return torch.where(near < 0.5, torch.log1p(-near), torch.log(far))
+def _log_half(near: Tensor, far: Tensor) -> Tensor:
+    """log((1 + w)/2), from the smaller of the squared distances."""
+    return torch.where(near < 2, torch.log1p(near / -4), torch.log(far / 4))
 
 
 def _log_tilt_slope(far: Tensor, k: Tensor) -> Tensor:
-    """k / far. At the antipode, where no side is that of the gradient, this times 0 is to be 0."""
-    return finite(finite(k) / far.clamp(min=torch.finfo(far.dtype).tiny))
+    """k / far; 0 at the antipode, where no side is that of the gradient."""
+    return torch.where(far == 0, 0.0, steep(steep(k) / far))
 
 
 @with_derivative(
-    lambda near, far, k, dim: torch.where(near < 0.5, -_log_tilt_slope(far, k), 0.0),
-    lambda near, far, k, dim: torch.where(near < 0.5, 0.0, _log_tilt_slope(far, k)),
-    lambda near, far, k, dim: _log_far(near, far),
+    lambda near, far, k, dim: torch.where(near < 2, -_log_tilt_slope(far, k), 0.0),
+    lambda near, far, k, dim: torch.where(near < 2, 0.0, _log_tilt_slope(far, k)),
+    lambda near, far, k, dim: _log_half(near, far),
 )
 def log_tilt(near: Tensor, far: Tensor, k: Tensor, dim: int) -> Tensor:
-    """k log((1 + w)/2) for the density on the sphere, from (1 - w)/2 and (1 + w)/2."""
-    level, finite_k = _log_far(near, far), finite(k)
+    """k log((1 + w)/2), from the squared distances 2 (1 - w) and 2 (1 + w) of the two poles."""
+    level, steep_k = _log_half(near, far), steep(k)
     # 0 times infinity, of either, is NaN in the second product alone.
-    result = torch.fmin(finite_k * finite(level), k * level)
-    return with_point_mass(result, k, finite_k, near)
+    result = torch.fmin(steep_k * steep(level), k * level)
+    return with_point_mass(result, k, steep_k, near)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -85,6 +85,12 @@ def with_derivative(*partial_derivatives: Formula | None) -> Callable[[Formula],
 
         class Eager(Traced):
             @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+                Traced.setup_context(ctx, inputs, output)
+                # No tangent is None: 0 times an infinite derivative would be NaN.
+                ctx.set_materialize_grads(False)
+
+            @staticmethod
             def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
                 terms = [
                     tangent * partial(*ctx.saved_tensors, ctx.constant)

@@ -6,8 +6,9 @@ entropy is minus infinity; the divergence from a point mass is 0 to the same one
 other law, and so is the divergence to a point mass.
 
 Gradients in a concentration are the limits too, infinite where these are. In directions, and only
-there, an infinite gradient is replaced by one of a quarter of the largest number: it points where
-the limit does, and can still be projected to the sphere and multiplied by a weight of 0.
+there, an infinite gradient is replaced by one of the size of the square root of the largest number:
+it points where the limit does, and can still be summed over rows, projected to the sphere and
+multiplied by a weight of 0.
 
 Finite concentrations, up to the largest number, are taken as they are.
 """
@@ -19,7 +20,14 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["finite", "slope_to_point_mass", "stand_in", "with_point_mass"]
+__all__ = [
+    "finite",
+    "slope_to_point_mass",
+    "stand_in",
+    "standard_deviation",
+    "steep",
+    "with_point_mass",
+]
 
 
 def stand_in(dtype: torch.dtype) -> float:
@@ -36,18 +44,24 @@ def finite(x: Tensor) -> Tensor:
     return torch.nan_to_num(x, nan=math.nan, posinf=largest, neginf=-largest)
 
 
-def with_point_mass(log_density: Tensor, k: Tensor, finite_k: Tensor, squared: Tensor) -> Tensor:
+def steep(x: Tensor) -> Tensor:
+    """The same with the square root of the largest number, for slopes in directions."""
+    root = math.sqrt(torch.finfo(x.dtype).max)
+    return torch.nan_to_num(x, nan=math.nan, posinf=root, neginf=-root)
+
+
+def with_point_mass(log_density: Tensor, k: Tensor, steep_k: Tensor, squared: Tensor) -> Tensor:
     """The log density, to which infinity is added where k is infinite: -inf, or inf at the mean.
 
     Args:
-        log_density: as it is with the stand-in for infinity, ``finite_k``.
+        log_density: as it is with a stand-in for infinity, ``steep_k``.
         k: concentrations.
-        finite_k: ``finite(k)``.
+        steep_k: ``steep(k)``.
         squared: squared distances from the mean direction. The derivative in k at infinity becomes
             minus half of it, which is that of the von Mises-Fisher law.
     """
     inside = torch.finfo(squared.dtype).tiny - squared.detach()
-    return torch.addcmul(log_density, k - finite_k, inside, value=0.5)
+    return torch.addcmul(log_density, k - steep_k, inside, value=0.5)
 
 
 def slope_to_point_mass(slope: Tensor, k1: Tensor, k2: Tensor, separation: Tensor) -> Tensor:
@@ -58,3 +72,9 @@ def slope_to_point_mass(slope: Tensor, k1: Tensor, k2: Tensor, separation: Tenso
     """
     is_infinite = torch.isinf(k2) & ~torch.isinf(k1) & (separation != 1)
     return torch.where(is_infinite, (separation.detach() - 1) * math.inf, slope)
+
+
+def standard_deviation(variance: Tensor) -> Tensor:
+    """The square root, with the gradient 0 where it is 0 as that of a point mass is."""
+    none = variance == 0
+    return torch.where(none, 0.0, torch.where(none, 1.0, variance).sqrt())

@@ -32,7 +32,6 @@ __all__ = [
     "Effort",
     "Probability",
     "Quantile",
-    "log_density",
     "probability",
     "refine",
     "solve",
@@ -123,12 +122,6 @@ def probability(t: Tensor, rest: Tensor, k: Tensor, dim: int, tilt: Tilt) -> Pro
     """
     tensors = t, rest, k, _log_scale(k, dim, tilt), tilt.mean(k, dim)
     return Probability(*_in_blocks(lambda *block: _probability(dim, tilt, *block), FINE, tensors))
-
-
-def log_density(t: Tensor, rest: Tensor, k: Tensor, dim: int, tilt: Tilt) -> Tensor:
-    """log density of u."""
-    log_v = torch.log(t) + torch.log(rest)
-    return _log_scale(k, dim, tilt) - k * tilt.statistic(t, rest) + (dim - 1.0) / 2.0 * log_v
 
 
 def _log_scale(k: Tensor, dim: int, tilt: Tilt) -> Tensor:

@@ -56,7 +56,7 @@ from vmfdist._elementwise import (
     with_derivative,
 )
 from vmfdist._gamma import log_gamma, polygamma
-from vmfdist._infinity import finite, slope_to_point_mass
+from vmfdist._infinity import finite, slope_to_point_mass, steep
 
 __all__ = [
     "inverse_mean_resultant_length",
@@ -535,7 +535,8 @@ class _CorrectionPair(_Pair):
 def _kl_slope_in_first(k1: Tensor, k2: Tensor, separation: Tensor, dim: float) -> Tensor:
     """A'(k1) (k1 - k2 (1 - separation))."""
     f1, f2 = finite(k1), finite(k2)
-    slope = mean_resultant_length_derivative(k1, dim) * ((f1 - f2) + f2 * separation)
+    variance = mean_resultant_length_derivative(k1, dim)
+    slope = variance * (f1 - f2) + variance * f2 * separation
     return slope_to_point_mass(slope, k1, k2, separation)
 
 
@@ -548,7 +549,7 @@ def _kl_slope_in_second(k1: Tensor, k2: Tensor, separation: Tensor, dim: float) 
 @with_derivative(
     _kl_slope_in_first,
     _kl_slope_in_second,
-    lambda k1, k2, separation, dim: finite(k2) * mean_resultant_length(k1, dim),
+    lambda k1, k2, separation, dim: steep(k2) * mean_resultant_length(k1, dim),
 )
 def kl_to_another(k1: Tensor, k2: Tensor, separation: Tensor, dim: float) -> Tensor:
     """From the law of k1 to that of k2, to full relative accuracy.

@@ -74,8 +74,11 @@ class Tilt(Protocol):
     def statistic(self, t: Tensor, rest: Tensor) -> Tensor:
         """s at t, rest = 2 - t."""
 
-    def exponent(self, t: Tensor, rest: Tensor, k: Tensor) -> Tensor:
-        """-k s, also where s is infinite and k is 0."""
+    def log_density(self, t: Tensor, rest: Tensor, k: Tensor, power: float) -> Tensor:
+        """-k s + power log(t rest), where these are infinite too; k is not."""
+
+    def log_density_slope(self, t: Tensor, rest: Tensor, k: Tensor, power: float) -> Tensor:
+        """Its derivative with respect to t, rest moving along."""
 
     def slopes(self, t: Tensor, v: Tensor, k: Tensor, m: float) -> Slopes:
         """Derivatives with respect to u."""
@@ -102,8 +105,12 @@ class _VonMisesFisher:
     def statistic(self, t: Tensor, rest: Tensor) -> Tensor:
         return t
 
-    def exponent(self, t: Tensor, rest: Tensor, k: Tensor) -> Tensor:
-        return -k * t
+    def log_density(self, t: Tensor, rest: Tensor, k: Tensor, power: float) -> Tensor:
+        at_zero = torch.xlogy(power, t) + torch.xlogy(power, rest)
+        return torch.where(torch.isinf(at_zero), at_zero, at_zero - k * t)
+
+    def log_density_slope(self, t: Tensor, rest: Tensor, k: Tensor, power: float) -> Tensor:
+        return (power / t - power / rest if power else 0.0) - k
 
     def slopes(self, t: Tensor, v: Tensor, k: Tensor, m: float) -> Slopes:
         w = 1.0 - t
@@ -152,8 +159,16 @@ class _PowerSpherical:
         by_t = torch.log1p(torch.where(near, t, 0.0) / -2.0)
         return -torch.where(near, by_t, torch.log(torch.where(near, 1.0, rest) / 2.0))
 
-    def exponent(self, t: Tensor, rest: Tensor, k: Tensor) -> Tensor:
-        return -k * self.statistic(t, torch.where((rest == 0) & (k == 0), 1.0, rest))
+    def log_density(self, t: Tensor, rest: Tensor, k: Tensor, power: float) -> Tensor:
+        # In dimension 2 at w = -1, where k s and the logarithm are infinite, their sum decides.
+        near = k * torch.log1p(t / -2.0) + torch.xlogy(power, rest)
+        far = torch.xlogy(k + power, rest / 2.0) + power * math.log(2)
+        return torch.where(t < 1.0, near, far) + torch.xlogy(power, t)
+
+    def log_density_slope(self, t: Tensor, rest: Tensor, k: Tensor, power: float) -> Tensor:
+        at_antipode = k + power
+        by_rest = torch.where(at_antipode == 0, 0.0, at_antipode / rest)
+        return (power / t if power else 0.0) - by_rest
 
     def slopes(self, t: Tensor, v: Tensor, k: Tensor, m: float) -> Slopes:
         return Slopes(t, m * (1.0 - t) - k * t, -v * (m + k))

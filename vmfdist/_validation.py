@@ -22,6 +22,7 @@ __all__ = [
     "fitting",
     "require_dense",
     "require_float",
+    "require_held",
     "set_validation",
     "validate_value",
 ]
@@ -113,6 +114,24 @@ def check_nonnegative(name: str, x: Tensor) -> None:
         raise ValueError(
             f"{name} must be nonnegative, got values between {x.min().item():.9g} and "
             f"{x.max().item():.9g}"
+        )
+
+
+def require_held(name: str, x: Tensor | float, dtype: torch.dtype) -> None:
+    """Raises ValueError where a finite number is larger than the largest one of the dtype."""
+    largest = torch.finfo(dtype).max
+    if isinstance(x, Tensor):
+        if x.dtype == dtype or not x.is_floating_point():
+            return
+        found = x.abs().masked_fill(x.isinf(), 0.0)
+        if torch._is_all_true(~(found > largest)):
+            return
+        x = found.max().item()
+    if largest < abs(x) < math.inf:
+        number = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{name} must be at most {largest:.6g}, the largest {number} number, or infinite (the "
+            f"point mass), got {x:.6g}; parameters in float64 hold up to 1.8e308"
         )
 
 

@@ -17,7 +17,8 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Self
+from enum import Enum, auto
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pyro.distributions import constraints
@@ -26,9 +27,9 @@ from torch import Tensor
 from torch.types import _size
 
 from vmfdist import _beta, _quantile, _radial
-from vmfdist._cache import cached_tensor, pi, static
+from vmfdist._cache import cached_tensor, static
 from vmfdist._elementwise import refuse_derivative, with_derivative
-from vmfdist._infinity import finite
+from vmfdist._infinity import finite, standard_deviation
 from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist._transport import CosineDraw, Transport, to_power_spherical, to_von_mises_fisher
 from vmfdist._validation import (
@@ -38,10 +39,11 @@ from vmfdist._validation import (
     expanded_shape,
     fitting,
     require_float,
+    require_held,
     set_validation,
 )
 
-__all__ = ["CosineLaw", "PowerSphericalCosine", "VonMisesFisherCosine"]
+__all__ = ["Asked", "CosineLaw", "PowerSphericalCosine", "VonMisesFisherCosine"]
 
 # --------------------------------------------------------------------------------------------------
 # Differentiable functions of float64 tensors; t = 1 - w, rest = 1 + w
@@ -54,42 +56,57 @@ _refuse = refuse_derivative(
     "not implemented: differentiate log_prob, or once only"
 )
 
-
-def _finite(k: Tensor) -> Tensor:
-    """What quadrature can square."""
-    return k.clamp(max=1e150)
+# Quadrature takes squares of concentrations. Beyond this one the law of k t stays as it is.
+_HIGH = 1e150
 
 
-def _log_density(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
-    """Of w."""
-    tilt, dim = law
-    constant = tilt.log_density_at_mode(k, dim) + _radial.log_sphere_area(dim - 1)
-    result = constant + tilt.exponent(t, rest, finite(k))
-    if dim == 3:  # 0 log(1 - w^2) at w = +-1
-        return result
-    return result + (dim - 3) / 2 * (torch.log(t) + torch.log(rest))
-
-
-def _density(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
-    return torch.exp(_log_density(t, rest, k, law))
+def _capped(k: Tensor) -> tuple[Tensor, Tensor]:
+    """A concentration that quadrature takes, and the factor by which its t is larger."""
+    return k.clamp(max=_HIGH), (k / _HIGH).clamp(min=1.0)
 
 
 def _none(t: Tensor, *_: Any) -> Tensor:
     return torch.zeros_like(t)  # the derivative in rest is in that in t
 
 
+@with_derivative(
+    lambda t, rest, k, law: law[0].log_density_slope(t, rest, finite(k), law[1]),
+    _none,
+    lambda t, rest, k, law: -law[0].statistic(t, rest),
+)
+def _log_tilt(t: Tensor, rest: Tensor, k: Tensor, law: tuple[Tilt, float]) -> Tensor:
+    """-k s + power log(t rest), for a law and a power; at infinity the point mass at t = 0."""
+    tilt, power = law
+    point = torch.where(t == 0, torch.full_like(t, math.inf), -math.inf)
+    return torch.where(torch.isinf(k), point, tilt.log_density(t, rest, finite(k), power))
+
+
+def _log_density(t: Tensor, rest: Tensor, k: Tensor, law: _Law, less: int = 3) -> Tensor:
+    """Of w, with the power (d - 3)/2 of 1 - w^2; of the angle less is 2, of artanh(w) 1."""
+    tilt, dim = law
+    constant = tilt.log_density_at_mode(finite(k), dim) + _radial.log_sphere_area(dim - 1)
+    return constant + _log_tilt(t, rest, k, (tilt, (dim - less) / 2))
+
+
+def _density(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
+    return torch.exp(_log_density(t, rest, k, law))
+
+
 def _probability(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> _quantile.Probability:
     tilt, dim = law
-    t, rest = t.clamp(min=1e-300), rest.clamp(min=1e-300)
-    flat = t.reshape(-1), rest.reshape(-1), _finite(k).reshape(-1)
+    k, factor = _capped(k)
+    t = torch.where(t == 0, 0.0, t * factor).clamp(1e-300, 2.0)
+    rest = torch.where(factor > 1, 2 - t, rest).clamp(min=1e-300)
+    flat = t.reshape(-1), rest.reshape(-1), k.reshape(-1)
     parts = _quantile.probability(*flat, dim=dim, tilt=tilt)
-    return _quantile.Probability(*(part.reshape(t.shape) for part in parts))
+    below, above, slope = (part.reshape(t.shape) for part in parts)
+    return _quantile.Probability(below, above, slope / factor)
 
 
 @with_derivative(_refuse, _refuse, _refuse)
 def _slope(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
     """The derivative of the probability above."""
-    return _probability(t, rest, k, law).slope
+    return torch.where((t == 0) | (rest == 0), 0.0, _probability(t, rest, k, law).slope)
 
 
 @with_derivative(lambda t, rest, k, law: -_density(t, rest, k, law), _none, lambda *x: -_slope(*x))
@@ -105,14 +122,10 @@ def _above(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
 
 
 def _solve(zeta: Tensor, k: Tensor, law: _Law) -> _quantile.Quantile:
+    """Of a concentration that quadrature takes."""
     tilt, dim = law
-    solution = _quantile.solve(zeta.reshape(-1), _finite(k).reshape(-1), dim, tilt, _quantile.FINE)
+    solution = _quantile.solve(zeta.reshape(-1), k.reshape(-1), dim, tilt, _quantile.FINE)
     return _quantile.Quantile(*(x.reshape(zeta.shape) for x in solution))
-
-
-@with_derivative(_refuse, _refuse)
-def _quantile_slope(zeta: Tensor, k: Tensor, law: _Law) -> Tensor:
-    return -_solve(zeta, k, law).rate
 
 
 def _ends(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,19 +134,69 @@ def _ends(u: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(u < 0, smaller, 2 - smaller), torch.where(u < 0, 2 - smaller, smaller)
 
 
-def _quantile_density(zeta: Tensor, k: Tensor, law: _Law) -> Tensor:
-    """du/dzeta, the normal density over that of u."""
-    tilt, dim = law
-    u = _quantile_odds(zeta, k, law)
+class Asked(Enum):
+    """What a quantile is asked for."""
+
+    ODDS = auto()  # artanh(-w), of the capped concentration
+    ANGLE = auto()
+    COMPLEMENT = auto()  # 1 - w
+    COSINE = auto()
+
+
+class _Question(NamedTuple):
+    law: _Law
+    asked: Asked
+    upper: bool  # whether the probability is that of larger cosines, or smaller angles
+
+
+def _odds(p: Tensor, k: Tensor, question: _Question) -> _quantile.Quantile:
+    info = torch.finfo(p.dtype)
+    zeta = torch.special.ndtri(p.clamp(info.tiny, 1 - info.eps / 2))
+    return _solve(zeta if question.upper else -zeta, _capped(k)[0], question.law)
+
+
+def _from_odds(u: Tensor, p: Tensor, k: Tensor, question: _Question) -> tuple[Tensor, Tensor]:
+    """1 - w and 1 + w."""
+    _, factor = _capped(k)
     t, rest = _ends(u)
-    log_normal = -zeta * zeta / 2 - math.log(2 * pi()) / 2
-    return torch.exp(log_normal - _quantile.log_density(t, rest, _finite(k), dim, tilt))
+    t = t / factor
+    rest = torch.where(factor > 1, 2 - t, rest)
+    # w = -1 holds the probability 0 below and 1 above.
+    lowest, highest = (1, 0) if question.upper else (0, 1)
+    t = torch.where(p == lowest, 2.0, torch.where(p == highest, 0.0, t))
+    return t, torch.where(p == lowest, 0.0, torch.where(p == highest, 2.0, rest))
+
+
+def _quantile_density(p: Tensor, k: Tensor, question: _Question) -> Tensor:
+    """The derivative in p: 1 over the density, which falls or rises with the probability."""
+    law, asked, upper = question
+    u = _quantile_of(p, k, question._replace(asked=Asked.ODDS))
+    less = {Asked.ODDS: 1, Asked.ANGLE: 2}.get(asked, 3)
+    log_density = _log_density(*_from_odds(u, p, k, question), k, law, less)
+    return torch.exp(-log_density) * (1.0 if upper == (asked is not Asked.COSINE) else -1.0)
+
+
+@with_derivative(_refuse, _refuse)
+def _quantile_slope(p: Tensor, k: Tensor, question: _Question) -> Tensor:
+    u, rate = _odds(p, k, question)
+    if question.asked is Asked.ODDS:
+        return -rate
+    t, rest = _from_odds(u, p, k, question)
+    rate = rate / _capped(k)[1]
+    if question.asked is Asked.ANGLE:
+        return -(t * rest).sqrt() * rate
+    return t * rest * rate * (1.0 if question.asked is Asked.COSINE else -1.0)
 
 
 @with_derivative(_quantile_density, _quantile_slope)
-def _quantile_odds(zeta: Tensor, k: Tensor, law: _Law) -> Tensor:
-    """u = artanh(-w) with P(cosine > w) = Phi(zeta)."""
-    return _solve(zeta, k, law).u
+def _quantile_of(p: Tensor, k: Tensor, question: _Question) -> Tensor:
+    u = _odds(p, k, question).u
+    if question.asked is Asked.ODDS:
+        return u
+    t, rest = _from_odds(u, p, k, question)
+    if question.asked is Asked.ANGLE:
+        return 2 * torch.atan2(t.sqrt(), rest.sqrt())
+    return t if question.asked is Asked.COMPLEMENT else torch.where(t < 1, 1 - t, rest - 1)
 
 
 @with_derivative(_refuse, _refuse)
@@ -205,6 +268,11 @@ class CosineLaw(TorchDistribution):
 
     A value w can be given as 1 - w instead, which keeps its digits where the law sits next to
     w = 1: ``law.cdf(one_minus_value=t)``.
+
+    At the ends of the support values and gradients are limits, infinite where these are: in
+    dimension 2 the density is infinite at w = 1, in dimensions above 3 it is 0. At an infinite
+    concentration, in every dimension, the law is the point mass at w = 1, of infinite density
+    there.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"concentration": constraints.nonnegative}
@@ -220,7 +288,9 @@ class CosineLaw(TorchDistribution):
         self, concentration: Tensor | float, dim: int, validate_args: bool | None = None
     ) -> None:
         if not isinstance(concentration, Tensor):
-            concentration = torch.tensor(float(concentration))
+            concentration = float(concentration)
+            require_held("concentration", concentration, torch.get_default_dtype())
+            concentration = torch.tensor(concentration)
         validate = self._validate_args if validate_args is None else validate_args
         _check_concentration(concentration, validate)
         self._given = concentration
@@ -236,6 +306,7 @@ class CosineLaw(TorchDistribution):
     @concentration.setter
     def concentration(self, concentration: Tensor | float) -> None:
         if not isinstance(concentration, Tensor):
+            require_held("concentration", float(concentration), self._given.dtype)
             concentration = self._given.new_full((), float(concentration))
         _check_concentration(concentration, self._validate_args)
         self._given = fitting("concentration", concentration, self.batch_shape)
@@ -329,21 +400,21 @@ class CosineLaw(TorchDistribution):
         Raises:
             ValueError: under ``validate_args``, if a probability is outside [0, 1].
         """
-        return self._quantile(value, upper=False, complement=False)
+        return self._quantile(value, Asked.COSINE, upper=False)
 
     def isf(self, value: Tensor) -> Tensor:
         """The cosine w with P(cosine > w) = ``value``, the inverse of :meth:`sf`."""
-        return self._quantile(value, upper=True, complement=False)
+        return self._quantile(value, Asked.COSINE, upper=True)
 
     def one_minus_icdf(self, value: Tensor) -> Tensor:
         """1 - ``icdf(value)``, not formed as this difference."""
-        return self._quantile(value, upper=False, complement=True)
+        return self._quantile(value, Asked.COMPLEMENT, upper=False)
 
     def one_minus_isf(self, value: Tensor) -> Tensor:
         """1 - ``isf(value)``, not formed as this difference."""
-        return self._quantile(value, upper=True, complement=True)
+        return self._quantile(value, Asked.COMPLEMENT, upper=True)
 
-    def _quantile(self, p: Tensor, *, upper: bool, complement: bool) -> Tensor:
+    def _quantile(self, p: Tensor, asked: Asked, *, upper: bool) -> Tensor:
         if not isinstance(p, Tensor):
             raise TypeError(f"the probability must be a tensor, got {type(p).__name__}")
         if self._validate_args and not torch._is_all_true((p >= 0) & (p <= 1)):
@@ -351,18 +422,13 @@ class CosineLaw(TorchDistribution):
                 f"probabilities must lie in [0, 1], got values between {p.min().item():.9g} and "
                 f"{p.max().item():.9g}"
             )
-        k = self._given
-        p = p.double()
-        info = torch.finfo(p.dtype)
-        zeta = torch.special.ndtri(p.clamp(info.tiny, 1 - info.eps / 2))
-        u = _quantile_odds(zeta if upper else -zeta, k.double(), (self._tilt, self.dim))
-        t, rest = _ends(u)
-        # w = -1 holds the probability 0 below and 1 above.
-        t = torch.where(
-            p == (1 if upper else 0), 2.0, torch.where(p == (0 if upper else 1), 0.0, t)
-        )
-        w = torch.where(t < 1, 1 - t, torch.where(t == 2, -1.0, rest - 1))
-        return self._expanded((t if complement else w).to(k.dtype), p)
+        k, question = self._given, _Question((self._tilt, self.dim), asked, upper)
+        return self._expanded(_quantile_of(p.double(), k.double(), question).to(k.dtype), p)
+
+    @property
+    def stddev(self) -> Tensor:
+        """Standard deviation; where it is 0, so is its gradient."""
+        return standard_deviation(self.variance)
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draws with exact gradients in the concentration, one normal variable for each."""
@@ -434,10 +500,10 @@ class VonMisesFisherCosine(CosineLaw):
         In dimension 3 in closed form, else with a mean of log(1 - w^2) by quadrature.
         """
         given, law = self._given, (self._tilt, self.dim)
-        k = given.double()
+        k, factor = _capped(given.double())
         tilt, dim = law
         constant = tilt.log_density_at_mode(k, dim) + _radial.log_sphere_area(dim - 1)
-        result = _finite(k) * tilt.mean(k, dim) - constant
+        result = k * tilt.mean(k, dim) - constant - torch.log(factor)
         if dim != 3:
             result = result - (dim - 3) / 2 * _mean_log_complement(k, law)
         return result.to(given.dtype).expand(self.batch_shape)

@@ -28,8 +28,9 @@ class PowerSpherical(RotationallySymmetric):
     with the mean direction :math:`\mu` (``loc``) and the concentration :math:`\kappa \ge 0`. It
     looks like a von Mises-Fisher law of half the concentration, and is all but that where it is
     concentrated; but its density is 0 opposite to ``loc``, and its entropy needs no Bessel
-    function. At concentration 0 it is the uniform law, towards infinity it tends to the point mass
-    at ``loc``. The cosine's :math:`(1 + w)/2` has the law
+    function. At concentration 0 it is the uniform law, at infinity the point mass at ``loc``,
+    whose log density is infinite there and minus infinity elsewhere. The cosine's
+    :math:`(1 + w)/2` has the law
     :math:`\mathrm{Beta}(\frac{d-1}2 + \kappa, \frac{d-1}2)`; draws and their gradients come from
     the quantile of that law, not from gamma variables.
 
@@ -47,7 +48,7 @@ class PowerSpherical(RotationallySymmetric):
         TypeError: if ``loc`` is not a float32 or float64 tensor.
         ValueError: if ``loc`` has fewer than two entries or does not broadcast with
             ``concentration``; under ``validate_args`` also if it is not a unit vector, or
-            ``concentration`` is negative or NaN.
+            ``concentration`` is negative, NaN or too large for the dtype.
 
     Example:
         >>> import torch
@@ -70,7 +71,8 @@ class PowerSpherical(RotationallySymmetric):
         r"""Log density with respect to the surface measure of the sphere.
 
         :math:`1 + \langle x, \mu\rangle` is formed without cancellation next to ``loc`` and next to
-        its antipode, where the density is 0.
+        its antipode, where the density is 0 and grows to all sides alike: gradients in ``value``
+        and ``loc`` are 0 there.
 
         Args:
             value: unit vectors of shape (..., d) that broadcast with the batch shape.
@@ -83,7 +85,7 @@ class PowerSpherical(RotationallySymmetric):
                 dimension.
         """
         loc, k = self._given
-        near, far = self._squared_distance(value) / 4, (value + loc).square().sum(-1) / 4
+        near, far = self._squared_distance(value), (value + loc).square().sum(-1)
         log_mode = -(_beta.log_partition(finite(k), self.dim) + _radial.log_sphere_area(self.dim))
         return self._expanded(log_mode + _beta.log_tilt(near, far, k, self.dim), value)
 

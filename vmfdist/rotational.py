@@ -22,6 +22,7 @@ from torch.types import _size
 
 from vmfdist._cache import static
 from vmfdist._draw import draw
+from vmfdist._infinity import standard_deviation
 from vmfdist._validation import (
     broadcast_shapes,
     check_nonnegative,
@@ -30,10 +31,11 @@ from vmfdist._validation import (
     fitting,
     require_dense,
     require_float,
+    require_held,
     set_validation,
     validate_value,
 )
-from vmfdist.cosine import CosineLaw
+from vmfdist.cosine import Asked, CosineLaw
 
 __all__ = [
     "CovarianceEigenvalues",
@@ -42,12 +44,15 @@ __all__ = [
 ]
 
 
-def _as_concentration(concentration: Tensor | float, loc: Tensor) -> Tensor:
+def _as_concentration(concentration: Tensor | float, loc: Tensor, validate: bool) -> Tensor:
     """The concentration in the dtype of ``loc``; a number without a copy from the host."""
     if isinstance(concentration, Tensor) and not concentration.is_complex():
         require_dense("concentration", concentration)
+        if validate:
+            require_held("concentration", concentration, loc.dtype)
         return concentration.to(loc.dtype)
     if isinstance(concentration, Real):
+        require_held("concentration", float(concentration), loc.dtype)
         return torch.full((), float(concentration), dtype=loc.dtype, device=loc.device)
     kind = getattr(concentration, "dtype", type(concentration).__name__)
     raise TypeError(f"concentration must be a real tensor or a Python number, got {kind}")
@@ -65,7 +70,7 @@ def _as_parameters(
             "loc must hold unit vectors with at least two entries along its last dimension, "
             f"got shape {tuple(loc.shape)}"
         )
-    concentration = _as_concentration(concentration, loc)
+    concentration = _as_concentration(concentration, loc, validate)
     if validate:
         check_on_sphere("loc", loc)
         check_nonnegative("concentration", concentration)
@@ -261,6 +266,11 @@ class RotationallySymmetric(TorchDistribution):
         return self._variance().expand(self.batch_shape + self.event_shape)
 
     @property
+    def stddev(self) -> Tensor:
+        """Standard deviation of each coordinate; where it is 0, so is its gradient."""
+        return standard_deviation(self.variance)
+
+    @property
     def covariance_matrix(self) -> Tensor:
         r"""The covariance in the ambient space, of shape ``batch_shape + (d, d)``.
 
@@ -315,4 +325,4 @@ def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tens
             f"p must lie in [0, 1], got values between {p.min().item():.9g} and "
             f"{p.max().item():.9g}"
         )
-    return 2 * torch.asin((cosine.one_minus_isf(p) / 2).sqrt())
+    return cosine._quantile(p, Asked.ANGLE, upper=True)

@@ -12,7 +12,7 @@ from torch.types import _size
 
 from vmfdist import _natural, _radial, _resultant
 from vmfdist._draw import draw
-from vmfdist._infinity import finite, with_point_mass
+from vmfdist._infinity import finite, steep, with_point_mass
 from vmfdist._validation import broadcast_shapes
 from vmfdist.cosine import VonMisesFisherCosine
 from vmfdist.rotational import CovarianceEigenvalues, RotationallySymmetric
@@ -33,8 +33,9 @@ class VonMisesFisher(RotationallySymmetric):
     with the mean direction :math:`\mu` (``loc``) and the concentration :math:`\kappa \ge 0`.
     At concentration 0 it is the uniform law, with finite values and gradients throughout; towards
     infinity it tends to the point mass at ``loc``, and :math:`\sqrt\kappa (x - \mu)` to a standard
-    normal of the tangent space. In dimension 2 it is the von Mises law of a direction on the
-    circle, in dimension 3 Fisher's.
+    normal of the tangent space. An infinite concentration is that point mass, whose log density is
+    infinite at ``loc`` and minus infinity elsewhere. In dimension 2 it is the von Mises law of a
+    direction on the circle, in dimension 3 Fisher's.
 
     Everything is computed in the dtype of ``loc``, float32 or float64 alike, for every dimension
     and concentration without special cases; see the accuracy page for the errors in units of the
@@ -58,7 +59,7 @@ class VonMisesFisher(RotationallySymmetric):
         TypeError: if ``loc`` is not a float32 or float64 tensor.
         ValueError: if ``loc`` has fewer than two entries or does not broadcast with
             ``concentration``; under ``validate_args`` also if it is not a unit vector, or
-            ``concentration`` is negative or NaN.
+            ``concentration`` is negative, NaN or too large for the dtype.
 
     Example:
         >>> import torch
@@ -296,7 +297,7 @@ class VonMisesFisher(RotationallySymmetric):
         """
         squared = self._squared_distance(value)
         _, given = self._given
-        k = finite(given)
+        k = steep(given)
         log_density = torch.addcmul(
             _radial.log_density_at_mode(k, self.dim), k, squared, value=-0.5
         )
