@@ -111,7 +111,9 @@ def test_both_laws_of_a_divergence() -> None:
         return torch.stack([*divergences, p.conjugate_update(q)[1]])
 
     assert_derivatives(both, V, v2)
-    assert_derivatives(mixed, V, raw, k)
+    arguments = tuple(x.requires_grad_() for x in (V.clone(), raw, k))
+    assert torch.autograd.gradcheck(mixed, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(mixed, arguments, fast_mode=True)
 
 
 def test_values_and_laws_together() -> None:
@@ -152,8 +154,8 @@ def assert_matrix(found: Tensor, expected: Tensor, ulps: float, axis: bool) -> N
 
 
 LENGTHS = {
-    torch.float64: (0.0, 5e-324, 1e-310, 1e-300, 1e-20, 1e-3, 0.3, 2.0, 40.0, 1e6, 1e12),
-    torch.float32: (0.0, 1e-45, 1e-38, 1e-10, 1e-3, 0.3, 2.0, 40.0, 1e6, 1e12),
+    torch.float64: (0.0, 5e-324, 1e-300, 1e-3, 2.0, 40.0, 1e12),
+    torch.float32: (0.0, 1e-45, 1e-38, 1e-3, 2.0, 1e12),
 }
 
 
@@ -253,7 +255,10 @@ def negative_elbo(v: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "loss",
     [
-        pytest.param(lambda v: -natural(v).log_prob(VALUE).sum(), id="log_prob"),
+        pytest.param(lambda v: natural(v).mean.square().sum(), id="mean"),
+        pytest.param(
+            lambda v: natural(v).log_prob(VALUE).sum(), id="log_prob", marks=pytest.mark.slow
+        ),
         pytest.param(negative_elbo, id="elbo", marks=pytest.mark.slow),
         pytest.param(lambda v: natural(v).variance.sum(), id="variance", marks=pytest.mark.slow),
     ],
@@ -309,7 +314,7 @@ def test_draws_next_to_the_uniform_law(dim: int, length: float, dtype: torch.dty
 
 
 @pytest.mark.parametrize("dim", [2, 3, 10])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.95, 1.5, 20.0])
+@pytest.mark.parametrize("share", [0.0, 0.6, 0.95, 20.0])
 def test_gradients_of_draws_are_unbiased(dim: int, share: float) -> None:
     v = share * dim / 2 * directions(dim)
     a = directions(dim, seed=2)
