@@ -132,7 +132,7 @@ def test_gradcheck_in_dimension_one() -> None:  # closed forms, of which special
         _radial.mean_resultant_length,
         _radial.one_minus_mean_resultant_length,
         _radial.mean_resultant_length_derivative,
-        _radial._curvature,
+        _radial.mean_resultant_length_second_derivative,
     ):
         assert torch.autograd.gradcheck(lambda k: function(k, 1), (k,))  # noqa: B023
 

@@ -96,6 +96,21 @@ def test_iv_ratio(v: float, x: float, dtype: torch.dtype) -> None:
     assert abs(value / truth - 1) <= 8 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("v", [0.5 + 2.0**-53, 0.5 + 1e-9, 0.501, 0.54, 0.57, 0.58, 0.7])
+def test_derivatives_of_the_ratio_at_orders_near_one_half(v: float) -> None:
+    k = torch.tensor([1e-3, 0.5, 1.0, 5.0, 20.0, 100.0], dtype=torch.float64, requires_grad=True)
+    found = [iv_ratio(v, k)]
+    for _ in range(3):
+        found += torch.autograd.grad(found[-1].sum(), k, create_graph=True)
+    for x, *values in zip(k.tolist(), *(y.tolist() for y in found), strict=True):
+        r = radial_by_bessel(2 * mp.mpf(v), x)
+        truths = r.mean, r.variance, r.third_cumulant, r.fourth_cumulant
+        for times, (value, truth) in enumerate(zip(values, truths, strict=True)):
+            # Where they all but vanish, relative to the ratio over powers of the argument.
+            scale = max(abs(truth), r.mean / max(1, x) ** (times + 1))
+            assert abs(value - truth) <= 64 * torch.finfo(torch.float64).eps * scale, (x, times)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [2, 3, 4, 9, 20, 39, 1000])
 def test_inverse_in_eps(dim: int, dtype: torch.dtype) -> None:

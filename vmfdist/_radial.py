@@ -293,6 +293,8 @@ def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
     """A' = L' (1 + p a1), L' = (lam s + mu^2) / (s w^2); 1/d at k = 0."""
     if dim == 1:
         return 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
+    if dim < _LOWEST_FITTED:
+        return _FromNext(k, dim).slope
     g = _Geometry(k, dim)
     leading = g.slope
     return leading + leading * (g.p * g.series("slope"))
@@ -303,6 +305,8 @@ def mean_resultant_length_second_derivative(k: Tensor, dim: float) -> Tensor:
     """A'' = L'' (1 + p a2)."""
     if dim == 1:
         return -8 * torch.tanh(k) * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
+    if dim < _LOWEST_FITTED:
+        return _FromNext(k, dim).curvature
     g = _Geometry(k, dim)
     leading = _leading_curvature(g.lam, g.mu, g.k, g.s, g.w)
     return leading + leading * (g.p * g.series("curvature"))
@@ -320,9 +324,49 @@ def mean_resultant_length_third_derivative(k: Tensor, dim: float) -> Tensor:
     if dim == 1:
         square = 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)  # of the hyperbolic secant
         return square * (4 - 6 * square)
+    if dim < _LOWEST_FITTED:
+        return _FromNext(k, dim).third
     g = _Geometry(k, dim)
     leading = g.slope
     return 6 / g.mu * leading * (leading * g.series("third"))
+
+
+# As d -> 1 the derivatives of A fall off like exp(-2k) at first, then like lam/k^2, and what a
+# series has to correct grows like 1/lam. No sphere has such a dimension, only Bessel ratios have.
+_LOWEST_FITTED = 1.15
+
+
+class _FromNext:
+    """Derivatives of A_d = k b, b = 1/(d + k A_{d+2}) by those two dimensions above.
+
+    With R = (k A_{d+2})' and S = d - k^2 A_{d+2}', S' = -k R', which is d but for rounding:
+    A' = b^2 S is right to an error of some eps b^2.
+    """
+
+    def __init__(self, k: Tensor, dim: float) -> None:
+        self.k, self.b = finite(k), tangent_variance(k, dim)
+        a, slope = mean_resultant_length(k, dim + 2), mean_resultant_length_derivative(k, dim + 2)
+        curvature = mean_resultant_length_second_derivative(k, dim + 2)
+        third = mean_resultant_length_third_derivative(k, dim + 2)
+        self.rise = a + self.k * slope
+        self.bend, self.turn = 2 * slope + self.k * curvature, 3 * curvature + self.k * third
+        self.rest = dim - self.k * (self.k * slope)
+
+    @property
+    def slope(self) -> Tensor:
+        return self.b * self.b * self.rest
+
+    @property
+    def curvature(self) -> Tensor:
+        return -self.b * self.b * (2 * self.b * self.rise * self.rest + self.k * self.bend)
+
+    @property
+    def third(self) -> Tensor:
+        k, b = self.k, self.b
+        inner = 3 * b * self.rise * self.rise * self.rest - self.bend * (
+            self.rest - 2 * k * self.rise
+        )
+        return b * b * (2 * b * inner - self.bend - k * self.turn)
 
 
 def _tangent_variance_slope(k: Tensor, dim: float) -> Tensor:
