@@ -441,7 +441,8 @@ class VonMisesFisher(RotationallySymmetric):
             concentration = _natural.with_derivatives_of(length, concentration)
         infinite1, infinite2 = torch.isinf(given1), torch.isinf(given2)
         concentration = torch.where(infinite1 | infinite2, math.inf, concentration)
-        of_two_points = torch.where((loc1 == loc2).all(-1), math.inf, -math.inf)
+        point = torch.full_like(log_normalizer, math.inf)
+        of_two_points = torch.where((loc1 == loc2).all(-1), point, -point)
         log_normalizer = torch.where(infinite1 & infinite2, of_two_points, log_normalizer)
         updated = type(self)(loc, concentration, self.__dict__.get("_validate_args"))
         updated._natural = vector
