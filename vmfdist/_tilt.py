@@ -106,8 +106,11 @@ class _VonMisesFisher:
         return t
 
     def log_density(self, t: Tensor, rest: Tensor, k: Tensor, power: float) -> Tensor:
-        at_zero = torch.xlogy(power, t) + torch.xlogy(power, rest)
-        return torch.where(torch.isinf(at_zero), at_zero, at_zero - k * t)
+        if not power:
+            return -k * t
+        v = t * rest
+        logarithm = power * torch.log(v)
+        return torch.where(v == 0, logarithm, logarithm - k * t)
 
     def log_density_slope(self, t: Tensor, rest: Tensor, k: Tensor, power: float) -> Tensor:
         return (power / t - power / rest if power else 0.0) - k
@@ -161,9 +164,10 @@ class _PowerSpherical:
 
     def log_density(self, t: Tensor, rest: Tensor, k: Tensor, power: float) -> Tensor:
         # In dimension 2 at w = -1, where k s and the logarithm are infinite, their sum decides.
-        near = k * torch.log1p(t / -2.0) + torch.xlogy(power, rest)
-        far = torch.xlogy(k + power, rest / 2.0) + power * math.log(2)
-        return torch.where(t < 1.0, near, far) + torch.xlogy(power, t)
+        half, at_antipode = rest / 2.0, k + power
+        log_half = torch.where(t < 1.0, torch.log1p(t / -2.0), torch.log(half))
+        by_rest = torch.where(at_antipode == 0, 0.0, at_antipode * log_half)
+        return by_rest + power * torch.log(2.0 * t) if power else by_rest
 
     def log_density_slope(self, t: Tensor, rest: Tensor, k: Tensor, power: float) -> Tensor:
         at_antipode = k + power

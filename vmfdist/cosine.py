@@ -16,7 +16,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from enum import Enum, auto
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -77,8 +76,11 @@ def _none(t: Tensor, *_: Any) -> Tensor:
 def _log_tilt(t: Tensor, rest: Tensor, k: Tensor, law: tuple[Tilt, float]) -> Tensor:
     """-k s + power log(t rest), for a law and a power; at infinity the point mass at t = 0."""
     tilt, power = law
-    point = torch.where(t == 0, torch.full_like(t, math.inf), -math.inf)
-    return torch.where(torch.isinf(k), point, tilt.log_density(t, rest, finite(k), power))
+    finite_k = finite(k)
+    at_mean = torch.finfo(t.dtype).tiny
+    point = (k - finite_k) * (at_mean - t)  # 0 for a finite k, else infinity of either sign
+    result = tilt.log_density(t, rest, finite_k, power)
+    return torch.where(point == 0, result, point)
 
 
 def _log_density(t: Tensor, rest: Tensor, k: Tensor, law: _Law, less: int = 3) -> Tensor:
