@@ -182,6 +182,18 @@ def test_probabilities_next_to_1_are_those_of_the_other_tail(
 
 
 @of_each_law
+def test_the_least_complements(law: type[CosineLaw]) -> None:
+    # Uniform: 1 - w is 2 sin(pi p / 2)^2 on the circle, down to 1e-297, and 2p in dimension 3.
+    p = double([1e-149, 1e-100, 1e-20, 0.4])
+    expected = 2 * torch.sin(math.pi / 2 * p).square()
+    found = law(double(0.0), 2).one_minus_isf(p)
+    torch.testing.assert_close(found, expected, rtol=LIMIT, atol=0)
+    p = double([1e-298, 1e-200, 0.4])
+    found = law(double(0.0), 3).one_minus_isf(p)
+    torch.testing.assert_close(found, 2 * p, rtol=LIMIT, atol=0)
+
+
+@of_each_law
 def test_the_least_probabilities(law: type[CosineLaw]) -> None:
     p = double([0.0, 5e-324, 1e-310, 1e-300, 1e-290])
     for dim in (2, 3, 100):

@@ -77,6 +77,8 @@ class Probability(NamedTuple):
 # Of Halley's method, to rounding: by trial for all dimensions and scores up to 37.
 _STEPS = 7
 
+_FAR = 345.0  # u where 1 -+ w is about the least number, 1e-299
+
 
 def solve(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt, effort: Effort) -> Quantile:
     """The quantiles at Phi(zeta), for float64 tensors of shape (n,)."""
@@ -100,7 +102,7 @@ def _start(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt) -> Tensor:
     power = torch.where(beyond, antipode_power, m)
     factor = torch.where(beyond, antipode_factor, 0.0) + _log_scale(k, dim, tilt)
     log_angle = (torch.special.log_ndtr(-zeta.abs()) + torch.log(power) - factor) / power
-    end = (math.log(2) - log_angle).clamp(max=345.0)
+    end = (math.log(2) - log_angle).clamp(max=_FAR)
     is_near_end = log_angle + 0.5 * torch.log(k + m) < 0  # within a spread of the angle
     return torch.where(is_near_end, torch.where(beyond, end, -end), u)
 
@@ -168,16 +170,18 @@ def _refine(
     q = tail.sign * tail.excess / v.sqrt()
     q1 = mean - tilt.statistic(t, rest) - q * slopes.first
     q2 = -slopes.statistic - q1 * slopes.first - q * slopes.second
-    return Quantile((u + step).clamp(-345.0, 345.0), q + step * (q1 + step / 2.0 * q2))
+    return Quantile((u + step).clamp(-_FAR, _FAR), q + step * (q1 + step / 2.0 * q2))
 
 
 def _score(tail: _Tail) -> Tensor:
-    """x with Phi(-x) = the probability p; to 1e-4 where p is less than the least number."""
+    """x with Phi(-x) = the probability p; sqrt(-2 log p) where p is less than the least number.
+
+    There only steps come by, and that leads them back.
+    """
     least = torch.finfo(tail.mass.dtype).tiny
     p = tail.mass * torch.exp(tail.log_density)
-    # Mills' ratio is about 1 / x there.
-    square = -2.0 * (tail.log_density + torch.log(tail.mass)).clamp(max=math.log(least))
-    deep = (square - torch.log(2.0 * pi() * square)).sqrt()
+    log_p = tail.log_density + torch.log(tail.mass)
+    deep = (-2.0 * log_p.clamp(max=math.log(least))).sqrt()
     return torch.where(p < least, deep, -torch.special.ndtri(p.clamp(min=least)))
 
 

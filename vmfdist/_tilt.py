@@ -59,7 +59,10 @@ class Path(NamedTuple):
 
 
 class Tilt(Protocol):
-    """What tells one law from another; k, t and so on are float64 tensors that broadcast."""
+    """What tells one law from another; k, t and so on are float64 tensors that broadcast.
+
+    s is a convex function of t.
+    """
 
     #: Nodes are crowded at the end of a path by 1 - (1 - x)^power: the integrand is analytic there
     #: (1), or a power that is no integer, with a logarithm (4).
@@ -199,6 +202,7 @@ class _PowerSpherical:
         )
         change = torch.sin(midway).mul_(torch.sin(half_step).mul_(2.0 * path.sign / rest))
         near_antipode = torch.log(torch.sin(to_go) / (rest / 2.0).sqrt()).mul_(-2.0)
+        # Half way either has its digits.
         rise = torch.where(change < 0.5, -torch.log1p(-change), near_antipode)
         exponent = -k * rise
         if m > 1:
