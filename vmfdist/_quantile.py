@@ -49,9 +49,7 @@ class Effort(NamedTuple):
 
 
 # By trial: the fewest nodes for the accuracy, and the reach that suits them.
-SINGLE = Effort(
-    14, 19.0, torch.float32
-)  # 7e-7 of the probability and of the rate, in low dimension
+SINGLE = Effort(14, 19.0, torch.float32)  # 7e-7 of probability and rate, in low dimensions
 COARSE = Effort(16, 20.0)  # 2e-7
 FINE = Effort(24, 29.0)  # 2e-11
 
