@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vmfdist._autograd import apply, is_recording, may_look_at
 from vmfdist._cache import static
-from vmfdist._rows import dot, norm
+from vmfdist._rows import dot, expanded, norm
 from vmfdist._transport import Transport
 
 __all__ = ["draw", "draw_uniform"]
@@ -47,8 +47,8 @@ _Rows = tuple[Tensor, ...]  # tensors with a number for each row
 def _goes_in_blocks(x: Tensor, rows: int) -> bool:
     return (
         not torch.compiler.is_compiling()  # where the number of rows is not known
+        and x.numel() > rows * x.shape[-1]
         and x.device.type == "cpu"
-        and x.shape[:-1].numel() > rows
         and not torch._C._functorch.is_legacy_batchedtensor(x)  # of is_grads_batched
     )
 
@@ -58,9 +58,9 @@ def _in_blocks(function: Callable[..., _Rows], rows: int, *tensors: Tensor) -> _
 
     The first tensor has the full shape (..., d), the others have size 1 along axes that they share.
     """
-    shape = tensors[0].shape[:-1]
     if not _goes_in_blocks(tensors[0], rows):
         return function(*tensors)
+    shape = tensors[0].shape[:-1]
     parts = [function(*block) for block in _blocks(rows, tensors)]
     return tuple(
         torch.cat([x.reshape(-1) for x in xs]).view(shape) for xs in zip(*parts, strict=True)
@@ -118,7 +118,7 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
     Returns the component zeta that x had along loc, lean, the squared length of the tangent vector,
     and the norm of loc, which is 1 up to rounding.
     """
-    length = norm(loc).expand(x.shape[:-1])
+    length = expanded(norm(loc), x.shape[:-1])
     zeta = dot(x, loc).div_(length)
     dim = x.shape[-1]
     if dim == 2:  # the tangent space is a line: no rounding can tilt it
@@ -137,16 +137,21 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
             along = lean = dot(x, loc).div_(length)
             squared = norm(x).square().addcmul_(lean, lean, value=-1.0)
             least = _LEAST_EXPLICIT * torch.finfo(x.dtype).eps ** 2
-        if not _is_short(squared, zeta, least).any():
+        if _to_spare(squared, zeta, least).min().item() > _lost(x.dtype):
             return zeta, lean, squared, length
     lean, squared = _project(x, loc, along, zeta, length)
     return zeta, lean, squared, length
 
 
-def _is_short(squared: Tensor, zeta: Tensor, least: float) -> Tensor:
-    """Where a squared length says nothing beside zeta, or is lost in underflow."""
-    info = torch.finfo(zeta.dtype)
-    return squared <= zeta.square().mul_(least).add_(info.tiny / info.eps)
+def _to_spare(squared: Tensor, zeta: Tensor, least: float) -> Tensor:
+    """What a squared length has beyond the least share of that along loc."""
+    return torch.addcmul(squared, zeta, zeta, value=-least)
+
+
+def _lost(dtype: torch.dtype) -> float:
+    """A squared length so small has lost its digits, or all, to underflow."""
+    info = torch.finfo(dtype)
+    return info.tiny / info.eps
 
 
 def _project(
@@ -161,7 +166,8 @@ def _project(
     x.addcmul_((along / length).unsqueeze(-1), loc, value=-1.0)
     x.addcmul_((dot(x, loc) / length.square()).unsqueeze(-1), loc, value=-1.0)
     squared = norm(x).square()
-    lost = _is_short(squared, zeta, _LEAST_EXPLICIT * torch.finfo(x.dtype).eps ** 2)
+    least = _LEAST_EXPLICIT * torch.finfo(x.dtype).eps ** 2
+    lost = _to_spare(squared, zeta, least) <= _lost(x.dtype)
     first, second = loc[..., 0] / length, loc[..., 1] / length
     takes_first = first.abs() <= second.abs()
     x.masked_fill_(lost.unsqueeze(-1), 0.0)
@@ -372,8 +378,8 @@ def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
 
 def draw_uniform(noise: Tensor) -> Tensor:
     """Directions of rows of standard normal noise, in its memory; of a row of 0, the first axis."""
-    length, info = norm(noise), torch.finfo(noise.dtype)
-    lost = length < math.sqrt(info.tiny / info.eps)  # its square is 0, or has lost its digits
+    length = norm(noise)
+    lost = length < math.sqrt(_lost(noise.dtype))
     if not may_look_at(noise) or lost.any():
         noise[..., 0].masked_fill_(lost, 1.0)
         length = length.masked_fill(lost, 1.0)

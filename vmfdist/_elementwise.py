@@ -63,12 +63,13 @@ def with_derivative(*partial_derivatives: Formula | None) -> Callable[[Formula],
         class Traced(torch.autograd.Function):
             @staticmethod
             def forward(constant: Any, x: Any, y: Any, z: Any) -> Tensor:
-                with torch.no_grad():  # as it is, but for Dynamo, which would record what is within
+                with torch.no_grad():  # as in eager mode; Dynamo would record what is within
                     return _in_blocks(value, (x, y, z)[:count], constant)
 
             @staticmethod
             def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-                ctx.set_materialize_grads(False)  # no derivatives of zeros
+                # No derivative of what is 0: times an infinite one it would be NaN.
+                ctx.set_materialize_grads(False)
                 ctx.constant, x, y, z = inputs
                 ctx.save_for_backward(*(x, y, z)[:count])
                 ctx.save_for_forward(*(x, y, z)[:count])
@@ -85,10 +86,8 @@ def with_derivative(*partial_derivatives: Formula | None) -> Callable[[Formula],
 
         class Eager(Traced):
             @staticmethod
-            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-                Traced.setup_context(ctx, inputs, output)
-                # No tangent is None: 0 times an infinite derivative would be NaN.
-                ctx.set_materialize_grads(False)
+            def forward(constant: Any, x: Any, y: Any, z: Any) -> Tensor:
+                return _in_blocks(value, (x, y, z)[:count], constant)
 
             @staticmethod
             def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:

@@ -60,8 +60,8 @@ def with_point_mass(log_density: Tensor, k: Tensor, steep_k: Tensor, squared: Te
         squared: squared distances from the mean direction. The derivative in k at infinity becomes
             minus half of it, which is that of the von Mises-Fisher law.
     """
-    inside = torch.finfo(squared.dtype).tiny - squared.detach()
-    return torch.addcmul(log_density, k - steep_k, inside, value=0.5)
+    outside = squared.detach() - torch.finfo(squared.dtype).tiny
+    return torch.addcmul(log_density, k - steep_k, outside, value=-0.5)
 
 
 def slope_to_point_mass(slope: Tensor, k1: Tensor, k2: Tensor, separation: Tensor) -> Tensor:

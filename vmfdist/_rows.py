@@ -1,11 +1,11 @@
-"""Products of the rows of tensors."""
+"""Products and shapes of tensors, at the price that small ones can pay."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["dot", "norm"]
+__all__ = ["dot", "expanded", "norm"]
 
 
 def _is_narrow(x: Tensor) -> bool:
@@ -29,3 +29,8 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     for column_a, column_b in zip(other_a, other_b, strict=True):
         result.addcmul_(column_a, column_b)
     return result
+
+
+def expanded(x: Tensor, shape: torch.Size) -> Tensor:
+    """x in a larger shape; an expansion that changes nothing costs as much as a small operation."""
+    return x if x.shape == shape else x.expand(shape)

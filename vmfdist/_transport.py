@@ -45,6 +45,7 @@ from vmfdist._cache import cached_tensor
 from vmfdist._infinity import finite
 from vmfdist._piecewise import Grid
 from vmfdist._quantile import COARSE, FINE, SINGLE, refine, solve
+from vmfdist._rows import expanded
 from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 
 __all__ = ["CosineDraw", "Transport", "to_power_spherical", "to_von_mises_fisher"]
@@ -90,7 +91,7 @@ def to_power_spherical(zeta: Tensor, concentration: Tensor, dim: int) -> CosineD
 
 def _transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> CosineDraw:
     single, shape = zeta.dtype == torch.float32, zeta.shape
-    k = concentration if concentration.numel() == 1 else concentration.expand(shape)
+    k = concentration if concentration.numel() == 1 else expanded(concentration, shape)
     z = zeta.double().clamp(-_REACH, _REACH).reshape(-1)
     k = finite(k.double()).reshape(-1)
     scale = k + _offset(dim)

@@ -29,6 +29,7 @@ from vmfdist import _beta, _quantile, _radial
 from vmfdist._cache import cached_tensor, static
 from vmfdist._elementwise import refuse_derivative, with_derivative
 from vmfdist._infinity import finite, standard_deviation
+from vmfdist._rows import expanded
 from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist._transport import CosineDraw, Transport, to_power_spherical, to_von_mises_fisher
 from vmfdist._validation import (
@@ -284,6 +285,7 @@ class CosineLaw(TorchDistribution):
     _given: Tensor  # the concentration before it is expanded
     _tilt: ClassVar[Tilt]
     _transport: ClassVar[staticmethod[[Tensor, Tensor, int], CosineDraw]]
+    _mean: ClassVar[staticmethod[[Tensor, int], Tensor]]
     _dim: int
 
     def __init__(
@@ -390,7 +392,7 @@ class CosineLaw(TorchDistribution):
 
     def _expanded(self, result: Tensor, value: Tensor) -> Tensor:
         """What was computed with the concentration as given, in the shape that it should have."""
-        return result.expand(broadcast_shapes(value.shape, self.batch_shape))
+        return expanded(result, broadcast_shapes(value.shape, self.batch_shape))
 
     def icdf(self, value: Tensor) -> Tensor:
         """The cosine w with P(cosine <= w) = ``value``, differentiable in both parameters.
@@ -483,11 +485,12 @@ class VonMisesFisherCosine(CosineLaw):
 
     _tilt = VON_MISES_FISHER
     _transport = staticmethod(to_von_mises_fisher)
+    _mean = staticmethod(_radial.mean_resultant_length)
 
     @property
     def mean(self) -> Tensor:
         """The mean resultant length of the law on the sphere."""
-        return _radial.mean_resultant_length(self._given, self.dim).expand(self.batch_shape)
+        return expanded(self._mean(self._given, self.dim), self.batch_shape)
 
     @property
     def variance(self) -> Tensor:
@@ -536,11 +539,12 @@ class PowerSphericalCosine(CosineLaw):
 
     _tilt = POWER_SPHERICAL
     _transport = staticmethod(to_power_spherical)
+    _mean = staticmethod(_beta.mean_cosine)
 
     @property
     def mean(self) -> Tensor:
         r""":math:`\kappa / (d - 1 + \kappa)`."""
-        return _beta.mean_cosine(self._given, self.dim).expand(self.batch_shape)
+        return expanded(self._mean(self._given, self.dim), self.batch_shape)
 
     @property
     def variance(self) -> Tensor:

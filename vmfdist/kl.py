@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.distributions import register_kl
 
 from vmfdist import _beta, _natural, _radial
+from vmfdist._rows import expanded
 from vmfdist._validation import broadcast_shapes
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
 from vmfdist.power_spherical import PowerSpherical
@@ -64,13 +65,13 @@ def _separation(p: VonMisesFisher | PowerSpherical, q: VonMisesFisher) -> Tensor
 @register_kl(VonMisesFisher, HypersphericalUniform)
 def _kl_von_mises_fisher_uniform(p: VonMisesFisher, q: HypersphericalUniform) -> Tensor:
     _, shape = _common(p, q)
-    return p._kl_to_uniform().expand(shape)
+    return expanded(p._kl_to_uniform(), shape)
 
 
 @register_kl(HypersphericalUniform, VonMisesFisher)
 def _kl_uniform_von_mises_fisher(p: HypersphericalUniform, q: VonMisesFisher) -> Tensor:
     _, shape = _common(p, q)
-    return q._log_partition().expand(shape)
+    return expanded(q._log_partition(), shape)
 
 
 @register_kl(HypersphericalUniform, HypersphericalUniform)
@@ -94,13 +95,13 @@ def _kl_von_mises_fisher_von_mises_fisher(p: VonMisesFisher, q: VonMisesFisher) 
 @register_kl(PowerSpherical, HypersphericalUniform)
 def _kl_power_spherical_uniform(p: PowerSpherical, q: HypersphericalUniform) -> Tensor:
     dim, shape = _common(p, q)
-    return _beta.kl_to_uniform(p._given[1], dim).expand(shape)
+    return expanded(_beta.kl_to_uniform(p._given[1], dim), shape)
 
 
 @register_kl(HypersphericalUniform, PowerSpherical)
 def _kl_uniform_power_spherical(p: HypersphericalUniform, q: PowerSpherical) -> Tensor:
     dim, shape = _common(p, q)
-    return _beta.kl_from_uniform(q._given[1], dim).expand(shape)
+    return expanded(_beta.kl_from_uniform(q._given[1], dim), shape)
 
 
 @register_kl(PowerSpherical, VonMisesFisher)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vmfdist import _beta, _radial
 from vmfdist._infinity import finite
+from vmfdist._rows import expanded
 from vmfdist.cosine import PowerSphericalCosine
 from vmfdist.rotational import CovarianceEigenvalues, RotationallySymmetric
 
@@ -92,14 +93,14 @@ class PowerSpherical(RotationallySymmetric):
     def entropy(self) -> Tensor:
         """Differential entropy with respect to the surface measure."""
         area = _radial.log_sphere_area(self.dim)
-        return (area - _beta.kl_to_uniform(self._given[1], self.dim)).expand(self.batch_shape)
+        return expanded(area - _beta.kl_to_uniform(self._given[1], self.dim), self.batch_shape)
 
     @property
     def log_normalizer(self) -> Tensor:
         r"""log of the integral of :math:`(1 + \langle x, \mu\rangle)^\kappa`, :math:`\log Z_d`."""
         _, given = self._given
         tilted = math.log(2) * given + _beta.log_partition(finite(given), self.dim)
-        return (_radial.log_sphere_area(self.dim) + tilted).expand(self.batch_shape)
+        return expanded(_radial.log_sphere_area(self.dim) + tilted, self.batch_shape)
 
     def _eigenvalues(self) -> CovarianceEigenvalues:
         _, k = self._given

@@ -23,6 +23,7 @@ from torch.types import _size
 from vmfdist._cache import static
 from vmfdist._draw import draw
 from vmfdist._infinity import standard_deviation
+from vmfdist._rows import expanded
 from vmfdist._validation import (
     broadcast_shapes,
     check_nonnegative,
@@ -242,12 +243,12 @@ class RotationallySymmetric(TorchDistribution):
     @property
     def mean_resultant_length(self) -> Tensor:
         """Length of the mean, the mean of the cosine, from 0 to 1."""
-        return self._given_cosine.mean.expand(self.batch_shape)
+        return expanded(self._mean_cosine(), self.batch_shape)
 
     @property
     def mean(self) -> Tensor:
         """The mean in the ambient space, ``loc`` times the mean resultant length."""
-        return self._mean().expand(self.batch_shape + self.event_shape)
+        return expanded(self._mean(), self.batch_shape + self.event_shape)
 
     @property
     def covariance_eigenvalues(self) -> CovarianceEigenvalues:
@@ -257,13 +258,13 @@ class RotationallySymmetric(TorchDistribution):
         """
         along, across = self._eigenvalues()
         return CovarianceEigenvalues(
-            along.expand(self.batch_shape), across.expand(self.batch_shape)
+            expanded(along, self.batch_shape), expanded(across, self.batch_shape)
         )
 
     @property
     def variance(self) -> Tensor:
         """Variance of each coordinate, the diagonal of :attr:`covariance_matrix`."""
-        return self._variance().expand(self.batch_shape + self.event_shape)
+        return expanded(self._variance(), self.batch_shape + self.event_shape)
 
     @property
     def stddev(self) -> Tensor:
@@ -284,9 +285,12 @@ class RotationallySymmetric(TorchDistribution):
     def _eigenvalues(self) -> CovarianceEigenvalues:
         raise NotImplementedError
 
+    def _mean_cosine(self) -> Tensor:
+        return self._cosine._mean(self._given[1], self.dim)
+
     def _mean(self) -> Tensor:
         loc, _ = self._given
-        return loc * self._given_cosine.mean.unsqueeze(-1)
+        return loc * self._mean_cosine().unsqueeze(-1)
 
     def _variance(self) -> Tensor:
         loc, _ = self._given
@@ -309,7 +313,7 @@ class RotationallySymmetric(TorchDistribution):
 
     def _expanded(self, result: Tensor, value: Tensor) -> Tensor:
         """What was computed with the parameters as given, in the shape that it should have."""
-        return result.expand(broadcast_shapes(value.shape[:-1], self.batch_shape))
+        return expanded(result, broadcast_shapes(value.shape[:-1], self.batch_shape))
 
     def _validate_sample(self, value: Tensor) -> None:
         validate_value(value, self.batch_shape, self.dim)

@@ -13,6 +13,7 @@ from torch.types import _size
 from vmfdist import _natural, _radial, _resultant
 from vmfdist._draw import draw
 from vmfdist._infinity import finite, steep, with_point_mass
+from vmfdist._rows import expanded
 from vmfdist._validation import broadcast_shapes
 from vmfdist.cosine import VonMisesFisherCosine
 from vmfdist.rotational import CovarianceEigenvalues, RotationallySymmetric
@@ -309,7 +310,7 @@ class VonMisesFisher(RotationallySymmetric):
     def entropy(self) -> Tensor:
         """Differential entropy with respect to the surface measure."""
         area = _radial.log_sphere_area(self.dim)
-        return (area - self._kl_to_uniform()).expand(self.batch_shape)
+        return expanded(area - self._kl_to_uniform(), self.batch_shape)
 
     def _kl_to_uniform(self) -> Tensor:
         value, vector = _radial.kl_to_uniform(self._given[1], self.dim), self._tracked
@@ -323,7 +324,7 @@ class VonMisesFisher(RotationallySymmetric):
         log area of the sphere at concentration 0.
         """
         area = _radial.log_sphere_area(self.dim)
-        return (area + self._log_partition()).expand(self.batch_shape)
+        return expanded(area + self._log_partition(), self.batch_shape)
 
     def _log_partition(self) -> Tensor:
         value, vector = _radial.log_partition(self._given[1], self.dim), self._tracked
