@@ -137,7 +137,7 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
             along = lean = dot(x, loc).div_(length)
             squared = norm(x).square().addcmul_(lean, lean, value=-1.0)
             least = _LEAST_EXPLICIT * torch.finfo(x.dtype).eps ** 2
-        if not (_to_spare(squared, zeta, least) <= _lost(x.dtype)).any():
+        if not x.numel() or _to_spare(squared, zeta, least).min().item() > _lost(x.dtype):
             return zeta, lean, squared, length
     lean, squared = _project(x, loc, along, zeta, length)
     return zeta, lean, squared, length

@@ -406,9 +406,9 @@ def log_density_at_mode(k: Tensor, dim: float) -> Tensor:
     g = _Geometry(k, dim)
     x = g.x
     correction = g.q * g.series("partition_absolute")
-    phi = x - g.lam * torch.log1p(x / g.d) + correction
+    phi = torch.addcmul(x + correction, g.lam, torch.log1p(x / g.d), value=-1.0)
     constant = 0.5 - 0.5 * math.log(2) + _stirling_remainder(dim)
-    above = g.lam * torch.log(g.w / (2 * pi())) - g.h - correction + constant
+    above = torch.addcmul(constant - (g.h + correction), g.lam, torch.log(g.w / (2 * pi())))
     return torch.where(g.k < dim / 2, (g.k - phi) - log_sphere_area(dim), above) + g.excess
 
 
