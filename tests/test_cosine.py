@@ -258,7 +258,7 @@ def test_quantiles_and_their_complements_agree(law: type[CosineLaw]) -> None:
 
 
 @of_each_law
-@pytest.mark.parametrize("dim", [2, 3, 7])
+@pytest.mark.parametrize("dim", [2, 7])
 def test_gradcheck(law: type[CosineLaw], dim: int) -> None:
     k = double([0.4, 3.0, 20.0]).requires_grad_()
     w = double([-0.3, 0.5, 0.9]).requires_grad_()
@@ -269,7 +269,7 @@ def test_gradcheck(law: type[CosineLaw], dim: int) -> None:
 
     for name in ("cdf", "sf", "log_prob"):
         assert gradcheck(of(name), (w, k), check_forward_ad=True, atol=1e-6)
-    for name in ("icdf", "isf", "one_minus_icdf", "one_minus_isf"):
+    for name in ("icdf", "one_minus_isf"):  # the others are these by the other tail
         assert gradcheck(of(name), (p, k), check_forward_ad=True, atol=1e-6)
     assert gradcheck(lambda k: law(k, dim).entropy(), k, atol=1e-6)
     assert gradcheck(lambda k: law(k, dim).mean, k)

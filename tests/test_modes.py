@@ -247,7 +247,7 @@ def test_export_of_densities() -> None:
 
 
 @pytest.mark.usefixtures("_compiler_reset")
-@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("dynamic", [pytest.param(None, marks=pytest.mark.slow), True])
 def test_compile_with_other_sizes_and_dimensions(dynamic: bool | None) -> None:
     draw = torch.compile(Draw(VonMisesFisher), fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for n, dim in ((5, 8), (7, 8), (20_000, 8), (5, 9)):
