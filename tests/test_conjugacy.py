@@ -438,6 +438,14 @@ def test_derivatives_of_from_mean(length: float) -> None:
     assert torch.autograd.gradgradcheck(function, mean, eps=1e-3 * 1e-3 * length)
 
 
+def test_a_vector_of_infinite_length_is_refused(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    VonMisesFisher.from_natural(torch.tensor([largest, 0.0], dtype=dtype))
+    for vector in ([largest, largest], [math.inf, 0.0], [math.nan, 0.0]):
+        with pytest.raises(ValueError, match=r"must be finite, .*its length is infinite"):
+            VonMisesFisher.from_natural(torch.tensor(vector, dtype=dtype), validate_args=True)
+
+
 def test_derivatives_of_from_natural() -> None:
     vector = (3.0 * directions(2, 4)).requires_grad_()
 

@@ -592,6 +592,9 @@ def test_the_point_mass(law: type[TorchDistribution], dim: int, dtype: torch.dty
         # Towards the value and as large as can be, projected to the sphere by normalize.
         assert in_raw.isfinite().all()
         assert (in_raw[1] > 1e18) if 0 < t < 2 else (in_raw[1] == 0)
+    # The nearest of other points is another point.
+    for distance in (torch.finfo(dtype).tiny ** 0.5, torch.finfo(dtype).tiny ** 0.5 / 2):
+        assert ours.log_prob(axes[0] + distance * axes[1]) == -math.inf
     # So are the sums of many.
     many = ours.log_prob(torch.nn.functional.normalize(axes[0] + axes[1], dim=-1).expand(100, -1))
     assert torch.autograd.grad(many.sum(), raw)[0].isfinite().all()

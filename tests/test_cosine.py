@@ -103,6 +103,9 @@ def test_point_mass(law: type[CosineLaw]) -> None:
     assert ours.mean == 1
     assert ours.variance == 0
     assert ours.rsample((3,)).tolist() == [1.0, 1.0, 1.0]
+    tiny = torch.finfo(torch.float32).tiny
+    near = torch.tensor([0.0, tiny / 2, tiny, 2 * tiny])
+    assert ours.log_prob(one_minus_value=near).tolist() == [math.inf] + [-math.inf] * 3
 
 
 # The ends of the support, in values and gradients

@@ -317,6 +317,26 @@ def test_compile_all_that_belongs_to_the_cosine(
 
 
 @pytest.mark.usefixtures("_compiler_reset")
+def test_compile_several_quantities_with_dynamic_sizes() -> None:
+    def several(raw: Tensor, k: Tensor) -> Tensor:
+        q, p = law(VonMisesFisher, raw, k), law(PowerSpherical, raw, k)
+        updated, evidence = q.conjugate_update(law(VonMisesFisher, raw.flip(0), k))
+        rows = [q.rsample(), q.rsample(), p.rsample(), q.variance, p.variance, updated.mean]
+        return sum(x.square().sum(-1) for x in rows) + evidence
+
+    compiled = torch.compile(several, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (5, 7):
+        results = []
+        for function in (several, compiled):
+            raw, k = (x.requires_grad_() for x in parameters(8, n))
+            torch.manual_seed(3)
+            value = function(raw, k)
+            results.append((value.detach(), *torch.autograd.grad(value.sum(), (raw, k))))
+        for expected, found in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("_compiler_reset")
 def test_compile_a_mapped_draw() -> None:
     def loss(raw: Tensor, k: Tensor) -> Tensor:
         return law(VonMisesFisher, raw, k).rsample()

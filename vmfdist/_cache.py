@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["cached_constant", "cached_tensor", "in_no_mode", "once", "pi", "static"]
+__all__ = ["cached_constant", "cached_tensor", "fixed", "in_no_mode", "once", "pi", "static"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,10 +61,20 @@ def cached_constant(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return decorate
 
 
-@cached_constant(maxsize=1)
-def pi() -> float:
-    """Pi, which as a number of a module is no constant to a graph with dynamic sizes."""
-    return math.pi
+def fixed(number: T) -> Callable[[], T]:
+    """A number of a module as a function, which makes it a constant of every graph.
+
+    A graph with dynamic sizes would take it as an input, and fails where it does so twice.
+    """
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def constant() -> T:
+        return number
+
+    return constant
+
+
+pi = fixed(math.pi)
 
 
 def in_no_mode(function: Callable[P, T]) -> Callable[P, T]:

@@ -34,7 +34,7 @@ __all__ = ["draw", "draw_uniform"]
 # Above, it has its squared length from |noise|^2 - zeta^2, which must keep its digits: normal
 # variables of 17 dimensions fall short of a fortieth with a probability below 1e-13.
 _EXPLICIT_DIM = 16
-_LEAST_EXPLICIT, _LEAST_IMPLICIT = 64.0, 1 / 40  # of (tangent part / zeta)^2, the first in eps^2
+_LEAST_IMPLICIT = 1 / 40  # of (tangent part / zeta)^2
 
 # On the CPU in eager mode a large draw goes through in blocks that stay in the cache: of rows, for
 # what is formed row by row, and of numbers, for what is formed of all coordinates.
@@ -82,7 +82,7 @@ def _blocks(rows: int, tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ..
 
 
 def _cached_rows(dim: int) -> int:
-    return max(1, _BLOCK_NUMBERS // dim)
+    return max(1, static(_BLOCK_NUMBERS) // dim)
 
 
 def _aligned(x: Tensor, rank: int) -> Tensor:
@@ -136,7 +136,7 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
             x.addcmul_((zeta / length).unsqueeze(-1), loc, value=-1.0)
             along = lean = dot(x, loc).div_(length)
             squared = norm(x).square().addcmul_(lean, lean, value=-1.0)
-            least = _LEAST_EXPLICIT * torch.finfo(x.dtype).eps ** 2
+            least = _least_explicit(x.dtype)
         if not x.numel() or _to_spare(squared, zeta, least).min().item() > _lost(x.dtype):
             return zeta, lean, squared, length
     lean, squared = _project(x, loc, along, zeta, length)
@@ -146,6 +146,11 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
 def _to_spare(squared: Tensor, zeta: Tensor, least: float) -> Tensor:
     """What a squared length has beyond the least share of that along loc."""
     return torch.addcmul(squared, zeta, zeta, value=-least)
+
+
+def _least_explicit(dtype: torch.dtype) -> float:
+    """Of (tangent part / zeta)^2: beyond, more is left than rounding."""
+    return 64.0 * torch.finfo(dtype).eps ** 2
 
 
 def _lost(dtype: torch.dtype) -> float:
@@ -166,8 +171,7 @@ def _project(
     x.addcmul_((along / length).unsqueeze(-1), loc, value=-1.0)
     x.addcmul_((dot(x, loc) / length.square()).unsqueeze(-1), loc, value=-1.0)
     squared = norm(x).square()
-    least = _LEAST_EXPLICIT * torch.finfo(x.dtype).eps ** 2
-    lost = _to_spare(squared, zeta, least) <= _lost(x.dtype)
+    lost = _to_spare(squared, zeta, _least_explicit(x.dtype)) <= _lost(x.dtype)
     first, second = loc[..., 0] / length, loc[..., 1] / length
     takes_first = first.abs() <= second.abs()
     x.masked_fill_(lost.unsqueeze(-1), 0.0)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 __all__ = [
     "finite",
+    "outside",
     "slope_to_point_mass",
     "stand_in",
     "standard_deviation",
@@ -50,6 +51,11 @@ def steep(x: Tensor) -> Tensor:
     return torch.nan_to_num(x, nan=math.nan, posinf=root, neginf=-root)
 
 
+def outside(distance: Tensor) -> Tensor:
+    """The distance from the mean, and at the mean less than 0: no infinity times 0."""
+    return torch.threshold(distance, 0.0, -torch.finfo(distance.dtype).tiny)
+
+
 def with_point_mass(log_density: Tensor, k: Tensor, steep_k: Tensor, squared: Tensor) -> Tensor:
     """The log density, to which infinity is added where k is infinite: -inf, or inf at the mean.
 
@@ -60,8 +66,7 @@ def with_point_mass(log_density: Tensor, k: Tensor, steep_k: Tensor, squared: Te
         squared: squared distances from the mean direction. The derivative in k at infinity becomes
             minus half of it, which is that of the von Mises-Fisher law.
     """
-    outside = squared.detach() - torch.finfo(squared.dtype).tiny
-    return torch.addcmul(log_density, k - steep_k, outside, value=-0.5)
+    return torch.addcmul(log_density, k - steep_k, outside(squared.detach()), value=-0.5)
 
 
 def slope_to_point_mass(slope: Tensor, k1: Tensor, k2: Tensor, separation: Tensor) -> Tensor:

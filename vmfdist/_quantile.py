@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vmfdist import _radial
-from vmfdist._cache import cached_tensor, pi
+from vmfdist._cache import cached_tensor, fixed, pi, static
 from vmfdist._tilt import Path, Tilt
 
 __all__ = [
@@ -44,14 +44,14 @@ class Effort(NamedTuple):
     """What an accuracy asks of the quadrature."""
 
     nodes: int
-    reach: float  # the path ends where the density has fallen by exp(-reach) or more
+    reach: int  # the path ends where the density has fallen by exp(-reach) or more
     dtype: torch.dtype = torch.float64  # of what is formed for each node
 
 
 # By trial: the fewest nodes for the accuracy, and the reach that suits them.
-SINGLE = Effort(14, 19.0, torch.float32)  # 7e-7 of probability and rate, in low dimensions
-COARSE = Effort(16, 20.0)  # 2e-7
-FINE = Effort(24, 29.0)  # 2e-11
+SINGLE = Effort(14, 19, torch.float32)  # 7e-7 of probability and rate, in low dimensions
+COARSE = Effort(16, 20)  # 2e-7
+FINE = Effort(24, 29)  # 2e-11
 
 
 class Quantile(NamedTuple):
@@ -75,7 +75,7 @@ class Probability(NamedTuple):
 # Of Halley's method, to rounding: by trial for all dimensions and scores up to 37.
 _STEPS = 7
 
-_FAR = 345.0  # u where 1 -+ w is about the least number, 1e-299
+_far = fixed(345.0)  # u where 1 -+ w is about the least number, 1e-299
 
 
 def solve(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt, effort: Effort) -> Quantile:
@@ -100,7 +100,7 @@ def _start(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt) -> Tensor:
     power = torch.where(beyond, antipode_power, m)
     factor = torch.where(beyond, antipode_factor, 0.0) + _log_scale(k, dim, tilt)
     log_angle = (torch.special.log_ndtr(-zeta.abs()) + torch.log(power) - factor) / power
-    end = (math.log(2) - log_angle).clamp(max=_FAR)
+    end = (math.log(2) - log_angle).clamp(max=_far())
     is_near_end = log_angle + 0.5 * torch.log(k + m) < 0  # within a spread of the angle
     return torch.where(is_near_end, torch.where(beyond, end, -end), u)
 
@@ -132,9 +132,11 @@ def _log_scale(k: Tensor, dim: int, tilt: Tilt) -> Tensor:
 def _in_blocks(
     function: Callable[..., tuple[Tensor, ...]], effort: Effort, tensors: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
+    if torch.compiler.is_compiling():  # where the number of rows is not known
+        return function(*tensors)
     rows = _BLOCK_BYTES // (effort.nodes * effort.dtype.itemsize)
     rows *= 1 if tensors[0].device.type == "cpu" else 64  # elsewhere, to bound the memory
-    if torch.compiler.is_compiling() or len(tensors[0]) <= rows:
+    if len(tensors[0]) <= rows:
         return function(*tensors)
     blocks = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
     parts = zip(*(function(*block) for block in blocks), strict=True)
@@ -168,7 +170,7 @@ def _refine(
     q = tail.sign * tail.excess / v.sqrt()
     q1 = mean - tilt.statistic(t, rest) - q * slopes.first
     q2 = -slopes.statistic - q1 * slopes.first - q * slopes.second
-    return Quantile((u + step).clamp(-_FAR, _FAR), q + step * (q1 + step / 2.0 * q2))
+    return Quantile((u + step).clamp(-_far(), _far()), q + step * (q1 + step / 2.0 * q2))
 
 
 def _score(tail: _Tail) -> Tensor:
@@ -241,7 +243,7 @@ def _tail(
     sign = torch.where(upwards, 1.0, -1.0).to(t)
     near, far = torch.where(upwards, rest, t), torch.where(upwards, t, rest)
     to_end = 2.0 * torch.atan2(near.sqrt(), far.sqrt())
-    length = _length(near, far, sign * ((rest - t) / 2.0 - slope), m, effort.reach)
+    length = _length(near, far, sign * ((rest - t) / 2.0 - slope), m, static(effort.reach))
     # For each row and node from here on.
     half_passed = torch.atan2(far.sqrt(), near.sqrt())
     rows = (length / 2.0, (to_end - length) / 2.0, half_passed, near, far, sign, k)

@@ -44,7 +44,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmfdist._cache import cached_constant, pi
+from vmfdist._cache import cached_constant, fixed, pi
 from vmfdist._chebyshev import divided_differences, fit, truncate
 from vmfdist._debye import log_partition_and_ratio
 from vmfdist._decimals import PI, working_precision
@@ -293,7 +293,7 @@ def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
     """A' = L' (1 + p a1), L' = (lam s + mu^2) / (s w^2); 1/d at k = 0."""
     if dim == 1:
         return 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
-    if dim < _LOWEST_FITTED:
+    if dim < _lowest_fitted():
         return _FromNext(k, dim).slope
     g = _Geometry(k, dim)
     leading = g.slope
@@ -305,7 +305,7 @@ def mean_resultant_length_second_derivative(k: Tensor, dim: float) -> Tensor:
     """A'' = L'' (1 + p a2)."""
     if dim == 1:
         return -8 * torch.tanh(k) * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
-    if dim < _LOWEST_FITTED:
+    if dim < _lowest_fitted():
         return _FromNext(k, dim).curvature
     g = _Geometry(k, dim)
     leading = _leading_curvature(g.lam, g.mu, g.k, g.s, g.w)
@@ -324,7 +324,7 @@ def mean_resultant_length_third_derivative(k: Tensor, dim: float) -> Tensor:
     if dim == 1:
         square = 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)  # of the hyperbolic secant
         return square * (4 - 6 * square)
-    if dim < _LOWEST_FITTED:
+    if dim < _lowest_fitted():
         return _FromNext(k, dim).third
     g = _Geometry(k, dim)
     leading = g.slope
@@ -333,7 +333,7 @@ def mean_resultant_length_third_derivative(k: Tensor, dim: float) -> Tensor:
 
 # As d -> 1 the derivatives of A fall off like exp(-2k) at first, then like lam/k^2, and what a
 # series has to correct grows like 1/lam. No sphere has such a dimension, only Bessel ratios have.
-_LOWEST_FITTED = 1.15
+_lowest_fitted = fixed(1.15)
 
 
 class _FromNext:

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from vmfdist import _piecewise
-from vmfdist._cache import cached_tensor
+from vmfdist._cache import cached_tensor, fixed
 from vmfdist._infinity import finite
 from vmfdist._piecewise import Grid
 from vmfdist._quantile import COARSE, FINE, SINGLE, refine, solve
@@ -92,7 +92,7 @@ def to_power_spherical(zeta: Tensor, concentration: Tensor, dim: int) -> CosineD
 def _transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> CosineDraw:
     single, shape = zeta.dtype == torch.float32, zeta.shape
     k = concentration if concentration.numel() == 1 else expanded(concentration, shape)
-    z = zeta.double().clamp(-_REACH, _REACH).reshape(-1)
+    z = zeta.double().clamp(-_reach(), _reach()).reshape(-1)
     k = finite(k.double()).reshape(-1)
     scale = k + _offset(dim)
     level, pace = _interpolate(z, k / scale, dim, tilt)
@@ -121,7 +121,7 @@ def _transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> Cos
 # What follows was found by trial: the least that holds errors within half of those stated above, as
 # tests/test_transport.py shows.
 
-_REACH = 8.3  # a normal variable exceeds it with a probability of 1e-16
+_reach = fixed(8.3)  # a normal variable exceeds it with a probability of 1e-16
 
 _START = Grid(13, 13, 4)  # from where one step of the quadrature reaches the table's accuracy
 
@@ -139,7 +139,7 @@ def _offset(dim: int) -> float:
 def _interpolate(zeta: Tensor, y: Tensor, dim: int, tilt: Tilt) -> Tensor:
     """From the table, to the accuracy of float32: 2u + log(k + K) and -du/dk (k + K)."""
     grid = _grid(dim)
-    x = zeta * (grid.cells_x / 2 / _REACH) + grid.cells_x / 2
+    x = zeta * (grid.cells_x / 2 / _reach()) + grid.cells_x / 2
     table = _table(dim, tilt, like=zeta)
     return _piecewise.evaluate(table, grid, x, y * float(grid.cells_y))
 
@@ -152,7 +152,7 @@ def _table(dim: int, tilt: Tilt) -> Tensor:
     def arguments(x: Tensor, y: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
         x, y = x / grid.cells_x, y / grid.cells_y
         k = y * _offset(dim) / (1.0 - y)
-        return (2.0 * x - 1.0) * _REACH, k, k + _offset(dim)
+        return (2.0 * x - 1.0) * _reach(), k, k + _offset(dim)
 
     def by_iteration(x: Tensor, y: Tensor) -> tuple[Tensor]:
         zeta, k, scale = arguments(x, y, _START)

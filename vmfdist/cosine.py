@@ -6,8 +6,9 @@ rounded says nothing more: in float32 at a concentration of 1e8 it is 1.
 
 Accuracy: probabilities, quantiles and their derivatives to 1e-10 relative (quantiles: in the
 probability, beyond their own rounding), in float64, in both tails down to 1e-290, for dimensions
-from 2 to 4096 and concentrations from 0 to 1e8; tests/test_quantile.py. Quantiles of smaller
-probabilities than 2.2e-308 are those of 2.2e-308.
+from 2 to 4096 and concentrations from 0 to 1e8, where 1 - w and 1 + w are at least 1e-299 (which in
+dimension 2 leaves probabilities from 1e-149 on); tests/test_quantile.py. Smaller ones count as
+1e-299 or 1e-300, and smaller probabilities than 2.2e-308 as 2.2e-308.
 
 References:
     * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 9.3 (tangent-normal
@@ -28,7 +29,7 @@ from torch.types import _size
 from vmfdist import _beta, _quantile, _radial
 from vmfdist._cache import cached_tensor, static
 from vmfdist._elementwise import refuse_derivative, with_derivative
-from vmfdist._infinity import finite, standard_deviation
+from vmfdist._infinity import finite, outside, standard_deviation
 from vmfdist._rows import expanded
 from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist._transport import CosineDraw, Transport, to_power_spherical, to_von_mises_fisher
@@ -78,8 +79,7 @@ def _log_tilt(t: Tensor, rest: Tensor, k: Tensor, law: tuple[Tilt, float]) -> Te
     """-k s + power log(t rest), for a law and a power; at infinity the point mass at t = 0."""
     tilt, power = law
     finite_k = finite(k)
-    at_mean = torch.finfo(t.dtype).tiny
-    point = (k - finite_k) * (at_mean - t)  # 0 for a finite k, else infinity of either sign
+    point = (finite_k - k) * outside(t)  # 0 for a finite k, else infinity of either sign
     result = tilt.log_density(t, rest, finite_k, power)
     return torch.where(point == 0, result, point)
 

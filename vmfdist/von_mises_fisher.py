@@ -220,7 +220,7 @@ class VonMisesFisher(RotationallySymmetric):
         0. Once one of them is assigned, the law is one of these two parameters.
 
         Args:
-            vector: ``concentration`` times ``loc``, of shape (..., d): any finite vectors.
+            vector: ``concentration`` times ``loc``, of shape (..., d): vectors of finite length.
             validate_args: whether to check that they are finite, and the law's ``validate_args``.
 
         Returns:
@@ -229,7 +229,7 @@ class VonMisesFisher(RotationallySymmetric):
         Raises:
             TypeError: if ``vector`` is not a float32 or float64 tensor.
             ValueError: if it has fewer than two entries; under ``validate_args`` also if it is not
-                finite.
+                finite, or its length is not.
 
         Example:
             >>> import torch
@@ -240,12 +240,13 @@ class VonMisesFisher(RotationallySymmetric):
         """
         _resultant.check_vector("vector", vector)
         validate = cls._validate_args if validate_args is None else validate_args
-        if validate and not torch._is_all_true(vector.isfinite()):
+        loc, length = _natural.polar(vector)
+        if validate and not torch._is_all_true(length.isfinite()):
             raise ValueError(
                 f"vector of shape {tuple(vector.shape)} must be finite, but it holds NaN or "
-                "infinite entries"
+                "infinite entries, or its length is infinite in its dtype"
             )
-        law = cls(*_natural.polar(vector), validate_args)
+        law = cls(loc, length, validate_args)
         law._natural = vector
         return law
 
