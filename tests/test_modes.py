@@ -348,6 +348,32 @@ def test_compile_a_mapped_draw() -> None:
     assert z.unique(dim=0).shape == z.shape
 
 
+_AFTER_COMPILATION = """
+import torch
+from vmfdist import VonMisesFisher
+
+def refused(**options):
+    try:
+        VonMisesFisher(torch.eye(3)[0], -1.0, **options)
+    except ValueError:
+        return True
+    return False
+
+before = refused()
+torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2))
+print(before, refused(), refused(validate_args=True), end=" ")
+torch.distributions.Distribution.set_default_validate_args(True)
+print(refused())
+"""
+
+
+def test_compilation_switches_the_validation_of_all_laws_off() -> None:
+    # torch does, at the first compilation of a process; the page on devices warns of it.
+    command = [sys.executable, "-W", "ignore", "-c", _AFTER_COMPILATION]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["True", "False", "True", "True"]
+
+
 if __name__ == "__main__":
     dims = [dim for _, dims in MODES.values() for dim in dims] + [51]
     values = {(kind.__name__, dim): everything(kind, dim) for kind in LAWS for dim in dims}
