@@ -104,7 +104,7 @@ def test_what_is_left_of_all_but_parallel_noise_gives_the_direction(dim: int, si
     # The tangent part keeps the digits that the noise has of it, down to where it has none.
     loc, other = directions(dim), directions(dim, seed=3)
     tangent = torch.nn.functional.normalize(other - (other @ loc) * loc, dim=-1)
-    offsets = 10.0 ** torch.arange(-13.0, 1, dtype=torch.float64)
+    offsets = 10.0 ** torch.arange(-14.0, 1, dtype=torch.float64)
     noise = 2 * loc + offsets.unsqueeze(-1) * tangent
     x = check(noise, loc, 5.0, to_von_mises_fisher, sight)
     found = torch.nn.functional.normalize(x - (x @ loc).unsqueeze(-1) * loc, dim=-1)
