@@ -20,8 +20,11 @@ import math
 import torch
 from torch import Tensor
 
+from vmfdist._autograd import may_look_at
+
 __all__ = [
     "finite",
+    "is_finite_throughout",
     "outside",
     "slope_to_point_mass",
     "stand_in",
@@ -49,6 +52,11 @@ def steep(x: Tensor) -> Tensor:
     """The same with the square root of the largest number, for slopes in directions."""
     root = math.sqrt(torch.finfo(x.dtype).max)
     return torch.nan_to_num(x, nan=math.nan, posinf=root, neginf=-root)
+
+
+def is_finite_throughout(k: Tensor) -> bool:
+    """Whether a look at concentrations is to be had and shows none that is infinite."""
+    return may_look_at(k) and (not k.numel() or k.max().item() < math.inf)
 
 
 def outside(distance: Tensor) -> Tensor:

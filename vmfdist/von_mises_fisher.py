@@ -12,7 +12,7 @@ from torch.types import _size
 
 from vmfdist import _natural, _radial, _resultant
 from vmfdist._draw import draw
-from vmfdist._infinity import finite, steep, with_point_mass
+from vmfdist._infinity import finite, is_finite_throughout, steep, with_point_mass
 from vmfdist._rows import expanded
 from vmfdist._validation import broadcast_shapes
 from vmfdist.cosine import VonMisesFisherCosine
@@ -299,11 +299,14 @@ class VonMisesFisher(RotationallySymmetric):
         """
         squared = self._squared_distance(value)
         _, given = self._given
-        k = steep(given)
+        is_finite = is_finite_throughout(given)
+        k = given if is_finite else steep(given)
         log_density = torch.addcmul(
             _radial.log_density_at_mode(k, self.dim), k, squared, value=-0.5
         )
-        log_density, vector = with_point_mass(log_density, given, k, squared), self._tracked
+        if not is_finite:
+            log_density = with_point_mass(log_density, given, k, squared)
+        vector = self._tracked
         if vector is not None:
             log_density = _natural.log_density(log_density, value, vector)
         return self._expanded(log_density, value)
