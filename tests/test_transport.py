@@ -122,6 +122,27 @@ def test_dimension_3_in_closed_form() -> None:
             assert value == pytest.approx(float(truth), rel=1e-13)
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 2.3e-6), (torch.float64, 2.1e-13)])
+def test_the_rate_in_dimension_3_where_its_series_ends(dtype: torch.dtype, limit: float) -> None:
+    # The formula cancels for small k, the series is cut: the errors of both meet at 3 eps^(1/5).
+    end = 3 * torch.finfo(dtype).eps ** 0.2
+    k = torch.cat([torch.logspace(-9, -4, 6), end * torch.linspace(0.6, 1.5, 28)]).to(dtype)
+    zeta = torch.tensor([-4.0, 0.1, 1.0, 5.0], dtype=dtype).unsqueeze(-1)
+    t, rate = to_von_mises_fisher(zeta.expand(4, len(k)).contiguous(), k, 3)
+    with mp.workdps(40):
+        for i, score in enumerate(zeta.flatten().tolist()):
+            p = mp.ncdf(mp.mpf(score))
+
+            def quantile(k: mp.mpf, p: mp.mpf = p) -> mp.mpf:
+                return -mp.log(1 - p * (1 - mp.exp(-2 * k))) / k
+
+            for j, concentration in enumerate(k.tolist()):
+                true = quantile(mp.mpf(concentration))
+                slope = -mp.diff(quantile, mp.mpf(concentration)) / (true * (2 - true))
+                assert abs(mp.mpf(t[i, j].item()) / true - 1) < 8 * torch.finfo(dtype).eps
+                assert abs(mp.mpf(rate[i, j].item()) / slope - 1) < limit
+
+
 @of_each_law
 def test_monotone_and_broadcast(transport: Transport) -> None:
     z = torch.linspace(-5, 5, 501).expand(3, 501)
