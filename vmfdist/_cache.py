@@ -22,7 +22,6 @@ __all__ = ["cached_constant", "cached_tensor", "fixed", "in_no_mode", "once", "p
 
 P = ParamSpec("P")
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 
 def once(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
