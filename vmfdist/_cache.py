@@ -18,7 +18,16 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["cached_constant", "cached_tensor", "fixed", "in_no_mode", "once", "pi", "static"]
+__all__ = [
+    "cached_constant",
+    "cached_tensor",
+    "fixed",
+    "holds_numbers",
+    "in_no_mode",
+    "once",
+    "pi",
+    "static",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,6 +96,11 @@ def in_no_mode(function: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
+def holds_numbers(x: Tensor) -> bool:
+    """Whether x is a tensor as such: those of a FakeTensorMode, say, stand for one."""
+    return type(x) in (Tensor, torch.nn.Parameter)
+
+
 class _Traced:
     """Holds the tensors that a graph of torch.compile takes, each as an attribute.
 
@@ -130,7 +144,7 @@ def cached_tensor(maxsize: int) -> Callable[[Callable[..., Tensor]], _CachedTens
                 numbers = (static(x) if isinstance(x, int) else x for x in key)
                 return getattr(_traced, name_in_graph(*numbers, like.device))
             tensor = cached(key, like.device)
-            if type(like) in (Tensor, torch.nn.Parameter):
+            if holds_numbers(like):
                 return tensor
             return torch.tensor(in_no_mode(tensor.tolist)(), dtype=tensor.dtype, device=like.device)
 

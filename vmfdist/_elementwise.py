@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vmfdist._autograd import apply, is_recording
-from vmfdist._cache import cached_constant, in_no_mode, once
+from vmfdist._cache import cached_constant, holds_numbers, in_no_mode, once
 from vmfdist._chebyshev import clenshaw, horner, powers
 
 __all__ = [
@@ -146,7 +146,7 @@ def as_tensors(numbers: tuple[float, ...], like: Tensor) -> tuple[Tensor, ...]:
     """Numbers as tensors, which eager operations take in half the time of Python numbers."""
     # torch.compile trips over float64 constants of one number, and a tensor that stands for others
     # takes none of those that are cached.
-    if torch.compiler.is_compiling() or type(like) not in (Tensor, torch.nn.Parameter):
+    if torch.compiler.is_compiling() or not holds_numbers(like):
         return tuple(torch.full((), x, dtype=like.dtype, device=like.device) for x in numbers)
     return _cached_tensors(numbers, like.dtype, like.device)
 
