@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 import accuracy  # noqa: E402
 from reference import cosine_reference  # noqa: E402
-from vmfdist._transport import (  # noqa: E402
+from vmfdist._sampling.cosines import (  # noqa: E402
     Transport,
     to_power_spherical,
     to_von_mises_fisher,

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from reference import power_spherical, radial
-from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher, _beta, _radial, special
+from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher, special
+from vmfdist._closed_forms import power_spherical as ps
+from vmfdist._closed_forms import von_mises_fisher as vmf
 
 # Rounded to float32, so that both dtypes and one reference share the very same numbers.
 CONCENTRATIONS: list[float] = torch.tensor(
@@ -108,7 +110,7 @@ def _kl_second(r: Any, k: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
 
 
 QUANTITIES = [
-    Quantity("log-partition", _radial.log_partition, _relative(lambda r, k: r.log_partition), 8),
+    Quantity("log-partition", vmf.log_partition, _relative(lambda r, k: r.log_partition), 8),
     Quantity(
         "mean resultant length",
         lambda k, d: _law(k, d).mean_resultant_length,
@@ -117,7 +119,7 @@ QUANTITIES = [
     ),
     Quantity(
         "1 - mean resultant length",
-        _radial.one_minus_mean_resultant_length,
+        vmf.one_minus_mean_resultant_length,
         _relative(lambda r, k: r.one_minus_mean),
         8,
     ),
@@ -137,19 +139,19 @@ QUANTITIES = [
     ),
     Quantity(
         "log density at the mode",
-        _radial.log_density_at_mode,
+        vmf.log_density_at_mode,
         _scaled(lambda r, k: r.log_density_at_mode(k)),
         16,
     ),
     Quantity(
         "log-partition, 1st derivative",
-        derivative(_radial.log_partition),
+        derivative(vmf.log_partition),
         _relative(lambda r, k: r.mean),
         16,
     ),
     Quantity(
         "mean resultant length, 1st derivative",
-        derivative(_radial.mean_resultant_length),
+        derivative(vmf.mean_resultant_length),
         _relative(lambda r, k: r.variance),
         16,
     ),
@@ -161,25 +163,25 @@ QUANTITIES = [
     ),
     Quantity(
         "log density at the mode, 1st derivative",
-        derivative(_radial.log_density_at_mode),
+        derivative(vmf.log_density_at_mode),
         _relative(lambda r, k: r.one_minus_mean),
         16,
     ),
     Quantity(
         "log-partition, 2nd derivative",
-        derivative(_radial.log_partition, 2),
+        derivative(vmf.log_partition, 2),
         _relative(lambda r, k: r.variance),
         64,
     ),
     Quantity(
         "mean resultant length, 2nd derivative",
-        derivative(_radial.mean_resultant_length, 2),
+        derivative(vmf.mean_resultant_length, 2),
         _relative(lambda r, k: r.third_cumulant),
         64,
     ),
     Quantity(
         "mean resultant length, 3rd derivative",
-        derivative(_radial.mean_resultant_length, 3),
+        derivative(vmf.mean_resultant_length, 3),
         _third,
         64,
     ),
@@ -334,22 +336,22 @@ QUANTITIES += [
 
 
 QUANTITIES += [
-    _of_power("log-partition", _beta.log_partition, _relative(lambda r, k: r.log_partition), 8),
+    _of_power("log-partition", ps.log_partition, _relative(lambda r, k: r.log_partition), 8),
     _of_power(
         "log-partition, 1st derivative",
-        derivative(_beta.log_partition),
+        derivative(ps.log_partition),
         _relative(lambda r, k: r.mean_log),
         16,
     ),
     _of_power(
         "log-partition, 2nd derivative",
-        derivative(_beta.log_partition, 2),
+        derivative(ps.log_partition, 2),
         _relative(lambda r, k: r.variance_log),
         64,
     ),
     _of_power(
         "log-partition, 3rd derivative",
-        derivative(_beta.log_partition, 3),
+        derivative(ps.log_partition, 3),
         _relative(lambda r, k: r.third_cumulant_log),
         64,
     ),

@@ -10,9 +10,11 @@ import mpmath as mp
 import pytest
 import torch
 
-from vmfdist import _beta, _chebyshev, _debye, _elementwise, _gamma, _radial
-from vmfdist._chebyshev import powers
-from vmfdist._decimals import working_precision
+from vmfdist._closed_forms import power_spherical as ps
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._numerics import bessel_in_decimals, chebyshev, elementwise, gamma_in_decimals
+from vmfdist._numerics.chebyshev import powers
+from vmfdist._numerics.decimals import working_precision
 
 DTYPES = (torch.float64, torch.float32)
 Coefficients = tuple[Decimal, ...]
@@ -32,7 +34,7 @@ def debye_error() -> float:
     """Of the log-partition, at the lowest orders that Debye's expansion is taken at."""
     worst = mp.mpf(0)
     for dim, k in ((2, 3), (2, 40), (2, 100), (64, 20), (130, 60)):
-        phi, _ = _debye.log_partition_and_ratio(Decimal(dim), Decimal(k))
+        phi, _ = bessel_in_decimals.log_partition_and_ratio(Decimal(dim), Decimal(k))
         with mp.workdps(90):
             nu = mp.mpf(dim) / 2 - 1
             bessel = mp.besseli(nu, k)
@@ -42,19 +44,21 @@ def debye_error() -> float:
 
 
 def clear_debye() -> None:
-    _debye._debye_polynomials.cache_clear()
-    _debye._remainder.cache_clear()
+    bessel_in_decimals._debye_polynomials.cache_clear()
+    bessel_in_decimals._remainder.cache_clear()
 
 
 def test_the_debye_expansion(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         assert debye_error() < 1.5e-38
-        monkeypatch.setattr(_debye, "_TERMS", _debye._TERMS - 1)
+        monkeypatch.setattr(bessel_in_decimals, "_TERMS", bessel_in_decimals._TERMS - 1)
         clear_debye()
         assert debye_error() > 1.5e-38
         monkeypatch.undo()
         clear_debye()
-        monkeypatch.setattr(_debye, "_LOWEST_ORDER", _debye._LOWEST_ORDER - 2)
+        monkeypatch.setattr(
+            bessel_in_decimals, "_LOWEST_ORDER", bessel_in_decimals._LOWEST_ORDER - 2
+        )
         assert debye_error() > 1.5e-38
     finally:
         clear_debye()
@@ -65,8 +69,8 @@ def gamma_error() -> float:
     for z in ("0.5", "2.5", "63.5", "64", "64.5"):
         with mp.workdps(80):
             x = mp.mpf(z)
-            pairs = [(_gamma.log_gamma(Decimal(z)), mp.loggamma(x))]
-            pairs += [(_gamma.polygamma(n, Decimal(z)), mp.psi(n, x)) for n in range(3)]
+            pairs = [(gamma_in_decimals.log_gamma(Decimal(z)), mp.loggamma(x))]
+            pairs += [(gamma_in_decimals.polygamma(n, Decimal(z)), mp.psi(n, x)) for n in range(3)]
             for found, truth in pairs:
                 worst = max(worst, abs(mp.mpf(str(found)) - truth) / max(1, abs(truth)))
     return float(worst)
@@ -75,25 +79,25 @@ def gamma_error() -> float:
 def test_the_stirling_series(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         assert gamma_error() < 1e-57
-        monkeypatch.setattr(_gamma, "_TERMS", _gamma._TERMS - 1)
-        _gamma._bernoulli_numbers.cache_clear()
+        monkeypatch.setattr(gamma_in_decimals, "_TERMS", gamma_in_decimals._TERMS - 1)
+        gamma_in_decimals._bernoulli_numbers.cache_clear()
         assert gamma_error() > 1e-57
         monkeypatch.undo()
-        _gamma._bernoulli_numbers.cache_clear()
-        monkeypatch.setattr(_gamma, "_LOWEST", _gamma._LOWEST - 6)
+        gamma_in_decimals._bernoulli_numbers.cache_clear()
+        monkeypatch.setattr(gamma_in_decimals, "_LOWEST", gamma_in_decimals._LOWEST - 6)
         assert gamma_error() > 1e-57
     finally:
-        _gamma._bernoulli_numbers.cache_clear()
+        gamma_in_decimals._bernoulli_numbers.cache_clear()
 
 
 def test_newton_steps_of_the_inverse(monkeypatch: pytest.MonkeyPatch) -> None:
     with working_precision():
-        steps = _radial._NEWTON_STEPS
+        steps = vmf._NEWTON_STEPS
         found = []
         for count in (steps - 1, steps, steps + 2):
-            monkeypatch.setattr(_radial, "_NEWTON_STEPS", count)
-            monkeypatch.setattr(_radial, "_series_length", lambda dim: 24)
-            found.append(_radial._fitted_inverse.__wrapped__(2))
+            monkeypatch.setattr(vmf, "_NEWTON_STEPS", count)
+            monkeypatch.setattr(vmf, "_series_length", lambda dim: 24)
+            found.append(vmf._fitted_inverse.__wrapped__(2))
     fewer, enough, more = found
     assert difference(enough, more) < 1e-18 < difference(fewer, more)
 
@@ -115,7 +119,7 @@ def aliasing(module: Module, dim: int, length: int, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("module", "dim"),
-    [(_radial, dim) for dim in (2, 4, 9, 25, 129)] + [(_beta, dim) for dim in (2, 3)],
+    [(vmf, dim) for dim in (2, 4, 9, 25, 129)] + [(ps, dim) for dim in (2, 3)],
 )
 def test_the_number_of_nodes_is_the_least_even_one(
     module: Module, dim: int, monkeypatch: pytest.MonkeyPatch
@@ -130,10 +134,10 @@ NAMES = ("partition", "divergence", "ratio", "slope", "curvature", "third")
 
 
 def coefficients(dim: int, stretch: float, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(_radial, "_stretch", lambda dim: stretch)
-    series = _radial._fitted_series.__wrapped__(dim)
-    monkeypatch.setattr(_radial, "_fitted_series", lambda dim: series)
-    count = sum(len(_radial._coefficients.__wrapped__(dim, n, torch.float64)) for n in NAMES)
+    monkeypatch.setattr(vmf, "_stretch", lambda dim: stretch)
+    series = vmf._fitted_series.__wrapped__(dim)
+    monkeypatch.setattr(vmf, "_fitted_series", lambda dim: series)
+    count = sum(len(vmf._coefficients.__wrapped__(dim, n, torch.float64)) for n in NAMES)
     monkeypatch.undo()
     return count
 
@@ -142,7 +146,7 @@ def coefficients(dim: int, stretch: float, monkeypatch: pytest.MonkeyPatch) -> i
     "dim", [16, *(pytest.param(d, marks=pytest.mark.slow) for d in (3, 5, 8, 12, 100, 10_000))]
 )
 def test_the_stretch_makes_series_short(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    stretch = _radial._stretch(dim)
+    stretch = vmf._stretch(dim)
     less, here, more = (coefficients(dim, f * stretch, monkeypatch) for f in (0.9, 1.0, 1.1))
     assert here < less
     assert here < more
@@ -186,27 +190,27 @@ def lengths(function: Callable[..., tuple[float, ...]], dim: int, names: Any) ->
 @pytest.mark.parametrize("dim", RADIAL)
 def test_coefficients_of_the_von_mises_fisher_law(dim: int) -> None:
     names = (*NAMES, "partition_absolute", "bregman", "inverse")
-    assert lengths(_radial._coefficients, dim, names) == RADIAL[dim]
+    assert lengths(vmf._coefficients, dim, names) == RADIAL[dim]
 
 
 @pytest.mark.parametrize("dim", BETA)
 def test_coefficients_of_the_power_spherical_law(dim: int) -> None:
-    names = _beta._fitted_series(dim)
-    assert lengths(_beta._coefficients, dim, names) == BETA[dim]
+    names = ps._fitted_series(dim)
+    assert lengths(ps._coefficients, dim, names) == BETA[dim]
 
 
 def test_the_limit_of_cancellation_may_be_anything_between(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     series = [
-        _radial._coefficients(dim, name, dtype)
+        vmf._coefficients(dim, name, dtype)
         for dim in (2, 3, 4, 5, 12)
         for name in (*NAMES, "partition_absolute", "inverse")
         for dtype in DTYPES
     ]
     by_clenshaw = []
     for limit in (10, 16):
-        monkeypatch.setattr(_chebyshev, "_CANCELLATION", limit)
+        monkeypatch.setattr(chebyshev, "_CANCELLATION", limit)
         by_clenshaw.append([powers(coefficients) is None for coefficients in series])
     assert by_clenshaw[0] == by_clenshaw[1]
     assert True in by_clenshaw[0]
@@ -222,11 +226,11 @@ def test_terms_of_the_logarithm(dtype: torch.dtype) -> None:
             series = sum(t ** (2 * j) / (2 * j + 3) for j in range(terms))
             return float(abs(whole - (-t / 2 - 2 * t**3 * series)) / whole)
 
-    terms, tenth = _elementwise._TERMS_OF_LOG1P[dtype], torch.finfo(dtype).eps / 10
+    terms, tenth = elementwise._TERMS_OF_LOG1P[dtype], torch.finfo(dtype).eps / 10
     assert remainder(terms) <= tenth < remainder(terms - 1)
     y = torch.tensor(-0.499999, dtype=dtype)
     with mp.workdps(40):
         x = mp.mpf(y.item())
         truth = x - mp.log(1 + x)
-        found = _elementwise.minus_log1p(y, 1 + y).item()
+        found = elementwise.minus_log1p(y, 1 + y).item()
         assert abs(found / truth - 1) < 2 * torch.finfo(dtype).eps

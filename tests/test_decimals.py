@@ -12,11 +12,14 @@ import mpmath as mp
 import pytest
 import torch
 
-from vmfdist import PowerSpherical, VonMisesFisher, _beta, _radial, special
-from vmfdist._chebyshev import powers
-from vmfdist._debye import log_partition_and_ratio
-from vmfdist._decimals import DIGITS, working_precision
-from vmfdist._gamma import log_gamma, polygamma
+from vmfdist import PowerSpherical, VonMisesFisher, special
+from vmfdist._closed_forms import power_spherical as ps
+from vmfdist._closed_forms import sphere
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._numerics.bessel_in_decimals import log_partition_and_ratio
+from vmfdist._numerics.chebyshev import powers
+from vmfdist._numerics.decimals import DIGITS, working_precision
+from vmfdist._numerics.gamma_in_decimals import log_gamma, polygamma
 
 HOSTILE = {
     "traps": {
@@ -42,14 +45,14 @@ def constants(dim: int) -> list[object]:
         *(polygamma(n, Decimal(dim)) for n in range(3)),
         log_partition_and_ratio(Decimal(dim), Decimal("4.25")),
         powers(tuple(1 / (j + 3) for j in range(9))),
-        _radial._times_one_minus_p((Decimal("1.23456789"), Decimal("0.98765432"))),
-        _radial.log_sphere_area.__wrapped__(dim),
-        _radial._stirling_remainder.__wrapped__(dim),
-        _radial._fitted_series.__wrapped__(dim),
-        _radial._fitted_inverse.__wrapped__(dim),
-        _beta._fitted_series.__wrapped__(dim),
-        _beta._leading_constants.__wrapped__(dim),
-        _beta._scales.__wrapped__(dim, torch.float64),
+        vmf._times_one_minus_p((Decimal("1.23456789"), Decimal("0.98765432"))),
+        sphere.log_sphere_area.__wrapped__(dim),
+        sphere.stirling_remainder.__wrapped__(dim),
+        vmf._fitted_series.__wrapped__(dim),
+        vmf._fitted_inverse.__wrapped__(dim),
+        ps._fitted_series.__wrapped__(dim),
+        ps._leading_constants.__wrapped__(dim),
+        ps._scales.__wrapped__(dim, torch.float64),
     ]
 
 
@@ -81,11 +84,11 @@ def test_digits() -> None:
 
 def test_threads_with_contexts_of_their_own() -> None:
     dims = range(71, 79)
-    expected = [_radial._fitted_inverse.__wrapped__(dim)[:3] for dim in dims]
+    expected = [vmf._fitted_inverse.__wrapped__(dim)[:3] for dim in dims]
 
     def in_thread(dim: int) -> tuple[Decimal, ...]:
         decimal.setcontext(decimal.Context(prec=dim % 5 + 1, traps=[decimal.Inexact]))
-        result = _radial._fitted_inverse.__wrapped__(dim)[:3]
+        result = vmf._fitted_inverse.__wrapped__(dim)[:3]
         assert decimal.getcontext().prec == dim % 5 + 1
         return result
 

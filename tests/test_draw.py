@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import directions
-from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher, _draw
-from vmfdist._draw import draw, draw_uniform
-from vmfdist._transport import Transport, to_power_spherical, to_von_mises_fisher
+from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
+from vmfdist._sampling import draw as draw_module
+from vmfdist._sampling.cosines import Transport, to_power_spherical, to_von_mises_fisher
+from vmfdist._sampling.draw import draw, draw_uniform
 
 TRANSPORTS = [to_von_mises_fisher, to_power_spherical]
 DIMS = [2, 3, 8, 16, 17, 100]
@@ -135,9 +136,9 @@ def test_one_row_of_parallel_noise_leaves_the_others_alone() -> None:
 
 def test_normal_noise_is_split_in_the_cheap_way() -> None:
     # The part beside loc over that along it, squared, is 16 times an F(16, 1) variable in d = 17.
-    least = _draw._LEAST_IMPLICIT
+    least = draw_module._LEAST_IMPLICIT
     assert 1e-14 < stats.f.cdf(least / 16, 16, 1) < 1e-13
-    assert _draw._EXPLICIT_DIM == 16
+    assert draw_module._EXPLICIT_DIM == 16
     # It costs no more than the digits that the tolerance of the sphere has to spare: the error of
     # |noise|^2 - zeta^2 is that of a sum of squares over its share.
     assert 1 / least <= constraints.sphere.reltol * 17**0.5

@@ -21,8 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import BOUND, FAILURE_RATE, assert_mean, directions, standard_errors_off
 from reference import radial
-from vmfdist import VonMisesFisher, _draw
-from vmfdist._draw import draw
+from vmfdist import VonMisesFisher
+from vmfdist._sampling import draw as draw_module
+from vmfdist._sampling.draw import draw
 
 TRANSPORT = VonMisesFisher._cosine._transport
 
@@ -678,8 +679,8 @@ def test_blocks_change_nothing(
 
     whole = step()
     for rows, numbers in ((7, 3 * dim), (1, 1), (16, 1 << 20)):
-        monkeypatch.setattr(_draw, "_BLOCK_ROWS", rows)
-        monkeypatch.setattr(_draw, "_BLOCK_NUMBERS", numbers)
+        monkeypatch.setattr(draw_module, "_BLOCK_ROWS", rows)
+        monkeypatch.setattr(draw_module, "_BLOCK_NUMBERS", numbers)
         for found, expected in zip(step(), whole, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 

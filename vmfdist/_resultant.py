@@ -24,8 +24,8 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from vmfdist import _radial
-from vmfdist._natural import polar
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._closed_forms.natural import polar
 from vmfdist._validation import check_on_sphere, require_dense, require_float
 
 __all__ = [
@@ -97,8 +97,8 @@ def concentration(length: Tensor, complement: Tensor, dim: int) -> Tensor:
     Infinite where the complement is not positive, with gradient 0 there.
     """
     short, point = length < 0.5, complement <= 0
-    from_length = _radial.inverse_mean_resultant_length(torch.where(short, length, 0.25), dim)
-    from_complement = _radial.inverse_one_minus_mean_resultant_length(
+    from_length = vmf.inverse_mean_resultant_length(torch.where(short, length, 0.25), dim)
+    from_complement = vmf.inverse_one_minus_mean_resultant_length(
         torch.where(short | point, 0.75, complement), dim
     )
     return torch.where(point, math.inf, torch.where(short, from_length, from_complement))
@@ -136,17 +136,17 @@ def marginal_concentration(dim: int, *samples: Resultant) -> Tensor:
     def excess(k: Tensor) -> tuple[Tensor, Tensor]:
         """G(k) - k and G(k)."""
         ks = k.unsqueeze(-1) * sums
-        r = (sums * _radial.mean_resultant_length(ks, dim)).sum(-1) / n
+        r = (sums * vmf.mean_resultant_length(ks, dim)).sum(-1) / n
         # n - sum S A = sum (n_j - S_j) + sum S (1 - A), terms that are all positive
-        rest = lost + sums * _radial.one_minus_mean_resultant_length(ks, dim)
+        rest = lost + sums * vmf.one_minus_mean_resultant_length(ks, dim)
         image = concentration(r, rest.sum(-1) / n, dim)
         return image - k, image
 
     def decrease(k: Tensor, image: Tensor) -> Tensor:
         """1 - G'(k), positive from the solution on."""
         ks = k.unsqueeze(-1) * sums
-        slope = sums.square() * _radial.mean_resultant_length_derivative(ks, dim)
-        rise = slope.sum(-1) / n / _radial.mean_resultant_length_derivative(image, dim)
+        slope = sums.square() * vmf.mean_resultant_length_derivative(ks, dim)
+        rise = slope.sum(-1) / n / vmf.mean_resultant_length_derivative(image, dim)
         return (1 - rise).clamp(min=torch.finfo(k.dtype).eps)
 
     with torch.no_grad():

@@ -11,7 +11,7 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
-from vmfdist._rows import norm
+from vmfdist._numerics.rows import norm
 
 __all__ = [
     "broadcast_shapes",

@@ -26,13 +26,16 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.types import _size
 
-from vmfdist import _beta, _quantile, _radial
-from vmfdist._cache import cached_tensor, static
-from vmfdist._elementwise import refuse_derivative, with_derivative
-from vmfdist._infinity import finite, outside, standard_deviation
-from vmfdist._rows import expanded
-from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
-from vmfdist._transport import CosineDraw, Transport, to_power_spherical, to_von_mises_fisher
+from vmfdist._closed_forms import power_spherical as ps
+from vmfdist._closed_forms import sphere
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._numerics.constants import cached_tensor, static
+from vmfdist._numerics.elementwise import refuse_derivative, with_derivative
+from vmfdist._numerics.infinity import finite, outside, standard_deviation
+from vmfdist._numerics.rows import expanded
+from vmfdist._sampling import quadrature
+from vmfdist._sampling.cosines import CosineDraw, Transport, to_power_spherical, to_von_mises_fisher
+from vmfdist._sampling.tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist._validation import (
     broadcast_shapes,
     check_dim,
@@ -87,7 +90,7 @@ def _log_tilt(t: Tensor, rest: Tensor, k: Tensor, law: tuple[Tilt, float]) -> Te
 def _log_density(t: Tensor, rest: Tensor, k: Tensor, law: _Law, less: int = 3) -> Tensor:
     """Of w, with the power (d - 3)/2 of 1 - w^2; of the angle less is 2, of artanh(w) 1."""
     tilt, dim = law
-    constant = tilt.log_density_at_mode(finite(k), dim) + _radial.log_sphere_area(dim - 1)
+    constant = tilt.log_density_at_mode(finite(k), dim) + sphere.log_sphere_area(dim - 1)
     return constant + _log_tilt(t, rest, k, (tilt, (dim - less) / 2))
 
 
@@ -95,15 +98,15 @@ def _density(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
     return torch.exp(_log_density(t, rest, k, law))
 
 
-def _probability(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> _quantile.Probability:
+def _probability(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> quadrature.Probability:
     tilt, dim = law
     k, factor = _capped(k)
     t = torch.where(t == 0, 0.0, t * factor).clamp(1e-300, 2.0)
     rest = torch.where(factor > 1, 2 - t, rest).clamp(min=1e-300)
     flat = t.reshape(-1), rest.reshape(-1), k.reshape(-1)
-    parts = _quantile.probability(*flat, dim=dim, tilt=tilt)
+    parts = quadrature.probability(*flat, dim=dim, tilt=tilt)
     below, above, slope = (part.reshape(t.shape) for part in parts)
-    return _quantile.Probability(below, above, slope / factor)
+    return quadrature.Probability(below, above, slope / factor)
 
 
 @with_derivative(_refuse, _refuse, _refuse)
@@ -124,11 +127,11 @@ def _above(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
     return torch.where(t == 0, 0.0, _probability(t, rest, k, law).above)
 
 
-def _solve(zeta: Tensor, k: Tensor, law: _Law) -> _quantile.Quantile:
+def _solve(zeta: Tensor, k: Tensor, law: _Law) -> quadrature.Quantile:
     """Of a concentration that quadrature takes."""
     tilt, dim = law
-    solution = _quantile.solve(zeta.reshape(-1), k.reshape(-1), dim, tilt, _quantile.FINE)
-    return _quantile.Quantile(*(x.reshape(zeta.shape) for x in solution))
+    solution = quadrature.solve(zeta.reshape(-1), k.reshape(-1), dim, tilt, quadrature.FINE)
+    return quadrature.Quantile(*(x.reshape(zeta.shape) for x in solution))
 
 
 def _ends(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +155,7 @@ class _Question(NamedTuple):
     upper: bool  # whether the probability is that of larger cosines, or smaller angles
 
 
-def _odds(p: Tensor, k: Tensor, question: _Question) -> _quantile.Quantile:
+def _odds(p: Tensor, k: Tensor, question: _Question) -> quadrature.Quantile:
     info = torch.finfo(p.dtype)
     zeta = torch.special.ndtri(p.clamp(info.tiny, 1 - info.eps / 2))
     return _solve(zeta if question.upper else -zeta, _capped(k)[0], question.law)
@@ -485,7 +488,7 @@ class VonMisesFisherCosine(CosineLaw):
 
     _tilt = VON_MISES_FISHER
     _transport = staticmethod(to_von_mises_fisher)
-    _mean = staticmethod(_radial.mean_resultant_length)
+    _mean = staticmethod(vmf.mean_resultant_length)
 
     @property
     def mean(self) -> Tensor:
@@ -495,9 +498,7 @@ class VonMisesFisherCosine(CosineLaw):
     @property
     def variance(self) -> Tensor:
         """The derivative of the mean in the concentration."""
-        return _radial.mean_resultant_length_derivative(self._given, self.dim).expand(
-            self.batch_shape
-        )
+        return vmf.mean_resultant_length_derivative(self._given, self.dim).expand(self.batch_shape)
 
     def entropy(self) -> Tensor:
         """Differential entropy with respect to length.
@@ -507,7 +508,7 @@ class VonMisesFisherCosine(CosineLaw):
         given, law = self._given, (self._tilt, self.dim)
         k, factor = _capped(given.double())
         tilt, dim = law
-        constant = tilt.log_density_at_mode(k, dim) + _radial.log_sphere_area(dim - 1)
+        constant = tilt.log_density_at_mode(k, dim) + sphere.log_sphere_area(dim - 1)
         result = k * tilt.mean(k, dim) - constant - torch.log(factor)
         if dim != 3:
             result = result - (dim - 3) / 2 * _mean_log_complement(k, law)
@@ -539,7 +540,7 @@ class PowerSphericalCosine(CosineLaw):
 
     _tilt = POWER_SPHERICAL
     _transport = staticmethod(to_power_spherical)
-    _mean = staticmethod(_beta.mean_cosine)
+    _mean = staticmethod(ps.mean_cosine)
 
     @property
     def mean(self) -> Tensor:
@@ -549,8 +550,8 @@ class PowerSphericalCosine(CosineLaw):
     @property
     def variance(self) -> Tensor:
         """That of the affine image of a Beta variable."""
-        return _beta.cosine_variance(self._given, self.dim).expand(self.batch_shape)
+        return ps.cosine_variance(self._given, self.dim).expand(self.batch_shape)
 
     def entropy(self) -> Tensor:
         """Differential entropy with respect to length, differentiable twice."""
-        return _beta.cosine_entropy(self._given, self.dim).expand(self.batch_shape)
+        return ps.cosine_entropy(self._given, self.dim).expand(self.batch_shape)

@@ -37,8 +37,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vmfdist import _radial
-from vmfdist._natural import polar
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._closed_forms.natural import polar
 from vmfdist._resultant import Resultant, check_samples, marginal_concentration, resultant
 from vmfdist.cosine import PowerSphericalCosine
 from vmfdist.von_mises_fisher import VonMisesFisher
@@ -120,8 +120,8 @@ def fisher_information(law: VonMisesFisher) -> FisherInformation:
         raise TypeError(f"law must be a VonMisesFisher, got {type(law).__name__}")
     k = law.concentration
     return FisherInformation(
-        k * _radial.mean_resultant_length(k, law.dim),
-        _radial.mean_resultant_length_derivative(k, law.dim),
+        k * vmf.mean_resultant_length(k, law.dim),
+        vmf.mean_resultant_length_derivative(k, law.dim),
     )
 
 

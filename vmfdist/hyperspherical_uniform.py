@@ -11,9 +11,9 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.types import _size
 
-from vmfdist._cache import static
-from vmfdist._draw import draw_uniform
-from vmfdist._radial import log_sphere_area
+from vmfdist._closed_forms.sphere import log_sphere_area
+from vmfdist._numerics.constants import static
+from vmfdist._sampling.draw import draw_uniform
 from vmfdist._validation import (
     broadcast_shapes,
     check_dim,

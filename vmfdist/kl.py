@@ -20,7 +20,7 @@ PS is the power spherical law, :math:`\Psi(\kappa) = \log \mathrm E ((1 + w)/2)^
 coordinate w of a uniform unit vector, and :math:`M` the mean resultant length.
 
 The first three terms of the divergence between two von Mises-Fisher laws are the Bregman divergence
-of :math:`\Phi`, which :mod:`vmfdist._radial` forms without cancellation.
+of :math:`\Phi`, which :mod:`vmfdist._closed_forms.von_mises_fisher` forms without cancellation.
 
 References:
     * A. Banerjee, I. Dhillon, J. Ghosh and S. Sra (2005), Clustering on the unit hypersphere using
@@ -35,8 +35,10 @@ import torch
 from torch import Tensor
 from torch.distributions import register_kl
 
-from vmfdist import _beta, _natural, _radial
-from vmfdist._rows import expanded
+from vmfdist._closed_forms import natural
+from vmfdist._closed_forms import power_spherical as ps
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._numerics.rows import expanded
 from vmfdist._validation import broadcast_shapes
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
 from vmfdist.power_spherical import PowerSpherical
@@ -85,23 +87,23 @@ def _kl_von_mises_fisher_von_mises_fisher(p: VonMisesFisher, q: VonMisesFisher) 
     dim, _ = _common(p, q)
     dtype = torch.promote_types(p.concentration.dtype, q.concentration.dtype)
     k1, k2 = p.concentration.to(dtype), q.concentration.to(dtype)
-    result = _radial.kl_to_another(k1, k2, _separation(p, q), dim)
+    result = vmf.kl_to_another(k1, k2, _separation(p, q), dim)
     if p._tracked is None and q._tracked is None:
         return result
     v1, v2 = p._natural_parameter().to(dtype), q._natural_parameter().to(dtype)
-    return _natural.kl_to_another(result, v1, v2)
+    return natural.kl_to_another(result, v1, v2)
 
 
 @register_kl(PowerSpherical, HypersphericalUniform)
 def _kl_power_spherical_uniform(p: PowerSpherical, q: HypersphericalUniform) -> Tensor:
     dim, shape = _common(p, q)
-    return expanded(_beta.kl_to_uniform(p._given[1], dim), shape)
+    return expanded(ps.kl_to_uniform(p._given[1], dim), shape)
 
 
 @register_kl(HypersphericalUniform, PowerSpherical)
 def _kl_uniform_power_spherical(p: HypersphericalUniform, q: PowerSpherical) -> Tensor:
     dim, shape = _common(p, q)
-    return expanded(_beta.kl_from_uniform(q._given[1], dim), shape)
+    return expanded(ps.kl_from_uniform(q._given[1], dim), shape)
 
 
 @register_kl(PowerSpherical, VonMisesFisher)
@@ -109,10 +111,10 @@ def _kl_power_spherical_von_mises_fisher(p: PowerSpherical, q: VonMisesFisher) -
     dim, _ = _common(p, q)
     dtype = torch.promote_types(p.concentration.dtype, q.concentration.dtype)
     k1, k2 = p.concentration.to(dtype), q.concentration.to(dtype)
-    result, vector = _beta.kl_to_von_mises_fisher(k1, k2, _separation(p, q), dim), q._tracked
+    result, vector = ps.kl_to_von_mises_fisher(k1, k2, _separation(p, q), dim), q._tracked
     if vector is None:
         return result
     vector = vector.to(dtype)
-    partition = _natural.log_partition(torch.zeros_like(k2), vector)  # its derivatives
-    form = _beta.kl_to_uniform(k1, dim) + partition - (p.mean * vector).sum(-1)
-    return _natural.with_derivatives_of(form, result)
+    partition = natural.log_partition(torch.zeros_like(k2), vector)  # its derivatives
+    form = ps.kl_to_uniform(k1, dim) + partition - (p.mean * vector).sum(-1)
+    return natural.with_derivatives_of(form, result)

@@ -36,9 +36,9 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from vmfdist import _radial
-from vmfdist._draw import draw
-from vmfdist._transport import to_von_mises_fisher
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._sampling.cosines import to_von_mises_fisher
+from vmfdist._sampling.draw import draw
 from vmfdist._validation import require_float
 
 try:
@@ -521,7 +521,7 @@ def _start(rows: _Rows, n_components: int, random: np.random.RandomState) -> _Mi
     for _ in range(_START_STEPS):
         directions, distance = _k_means_step(rows, chosen, directions)
     # The mean of 1 - cos is one minus the mean resultant length.
-    concentration = _radial.inverse_one_minus_mean_resultant_length(distance.clamp(0, 1), rows.dim)
+    concentration = vmf.inverse_one_minus_mean_resultant_length(distance.clamp(0, 1), rows.dim)
     concentration = concentration.clamp(max=rows.max_concentration).expand(n_components)
     return _Mixture(torch.full_like(concentration, 1 / n_components), directions, concentration)
 
@@ -586,7 +586,7 @@ def _log_joint(mixture: _Mixture) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Rows -> log(w f(x)) and 1 - <x, mu>, each of shape (rows, components)."""
     weights, directions, concentrations = mixture
     dim = directions.shape[1]
-    peaks = weights.log() + _radial.log_density_at_mode(concentrations, dim)
+    peaks = weights.log() + vmf.log_density_at_mode(concentrations, dim)
     (close,) = (concentrations > _CLOSE).nonzero(as_tuple=True)
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -630,7 +630,7 @@ def _maximise(expectation: _Expectation, mixture: _Mixture, max_concentration: f
     mean = sums / sizes.unsqueeze(1)
     length = torch.linalg.vector_norm(mean, dim=1)
     one_minus_square = 2 * distances / sizes - (mean - former).square().sum(1)
-    concentrations = _radial.inverse_one_minus_mean_resultant_length(
+    concentrations = vmf.inverse_one_minus_mean_resultant_length(
         (one_minus_square / (1 + length)).clamp(0, 1), former.shape[1]
     ).clamp(max=max_concentration)
     directed = (length > 0).unsqueeze(1)  # opposite rows may cancel; any direction is one then

@@ -6,9 +6,10 @@ import math
 
 from torch import Tensor
 
-from vmfdist import _beta, _radial
-from vmfdist._infinity import finite
-from vmfdist._rows import expanded
+from vmfdist._closed_forms import power_spherical as ps
+from vmfdist._closed_forms import sphere
+from vmfdist._numerics.infinity import finite
+from vmfdist._numerics.rows import expanded
 from vmfdist.cosine import PowerSphericalCosine
 from vmfdist.rotational import CovarianceEigenvalues, RotationallySymmetric
 
@@ -87,23 +88,23 @@ class PowerSpherical(RotationallySymmetric):
         """
         loc, k = self._given
         near, far = self._squared_distance(value), (value + loc).square().sum(-1)
-        log_mode = -(_beta.log_partition(finite(k), self.dim) + _radial.log_sphere_area(self.dim))
-        return self._expanded(log_mode + _beta.log_tilt(near, far, k, self.dim), value)
+        log_mode = -(ps.log_partition(finite(k), self.dim) + sphere.log_sphere_area(self.dim))
+        return self._expanded(log_mode + ps.log_tilt(near, far, k, self.dim), value)
 
     def entropy(self) -> Tensor:
         """Differential entropy with respect to the surface measure."""
-        area = _radial.log_sphere_area(self.dim)
-        return expanded(area - _beta.kl_to_uniform(self._given[1], self.dim), self.batch_shape)
+        area = sphere.log_sphere_area(self.dim)
+        return expanded(area - ps.kl_to_uniform(self._given[1], self.dim), self.batch_shape)
 
     @property
     def log_normalizer(self) -> Tensor:
         r"""log of the integral of :math:`(1 + \langle x, \mu\rangle)^\kappa`, :math:`\log Z_d`."""
         _, given = self._given
-        tilted = math.log(2) * given + _beta.log_partition(finite(given), self.dim)
-        return expanded(_radial.log_sphere_area(self.dim) + tilted, self.batch_shape)
+        tilted = math.log(2) * given + ps.log_partition(finite(given), self.dim)
+        return expanded(sphere.log_sphere_area(self.dim) + tilted, self.batch_shape)
 
     def _eigenvalues(self) -> CovarianceEigenvalues:
         _, k = self._given
         return CovarianceEigenvalues(
-            _beta.cosine_variance(k, self.dim), _beta.tangent_variance(k, self.dim)
+            ps.cosine_variance(k, self.dim), ps.tangent_variance(k, self.dim)
         )

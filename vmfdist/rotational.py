@@ -6,7 +6,7 @@ A law on the unit sphere of :math:`\mathbb R^d` that is symmetric about a direct
 
 with :math:`v` uniform on the unit sphere of the tangent space at :math:`\mu` and independent of the
 cosine :math:`w` (Mardia and Jupp 2000, section 9.3.1). The laws differ in that of :math:`w` only;
-:mod:`vmfdist._draw` puts the two parts together.
+:mod:`vmfdist._sampling.draw` puts the two parts together.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.types import _size
 
-from vmfdist._cache import static
-from vmfdist._draw import draw
-from vmfdist._infinity import standard_deviation
-from vmfdist._rows import expanded
+from vmfdist._numerics.constants import static
+from vmfdist._numerics.infinity import standard_deviation
+from vmfdist._numerics.rows import expanded
+from vmfdist._sampling.draw import draw
 from vmfdist._validation import (
     broadcast_shapes,
     check_nonnegative,

@@ -10,7 +10,8 @@ answer, as in :mod:`torch.special`). All functions are differentiable in the ten
 and forward mode, under :mod:`torch.func` and :func:`torch.compile`; the first call with an order
 computes Chebyshev coefficients (up to half a second) that are kept for the following ones.
 
-The method and its accuracy are described in :mod:`vmfdist._radial` and on the accuracy page.
+The method and its accuracy are described in :mod:`vmfdist._closed_forms.von_mises_fisher` and on
+the accuracy page.
 
 References:
     * DLMF, sections 10.25 to 10.41, https://dlmf.nist.gov/10.25.
@@ -24,7 +25,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from vmfdist import _radial
+from vmfdist._closed_forms import von_mises_fisher as vmf
 
 __all__ = ["inverse_iv_ratio", "iv_ratio", "log_iv", "log_ive"]
 
@@ -74,7 +75,7 @@ def log_iv(v: float, x: Tensor) -> Tensor:
         >>> log_iv(500, torch.tensor([1.0, 1e6], dtype=torch.float64))
         tensor([ -2957.9035, 999992.0483], dtype=torch.float64)
     """
-    return _radial.log_bessel(_argument(x, "x", math.inf), _order(v, 0))
+    return vmf.log_bessel(_argument(x, "x", math.inf), _order(v, 0))
 
 
 def log_ive(v: float, x: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ def log_ive(v: float, x: Tensor) -> Tensor:
         >>> log_ive(0, torch.tensor([0.0, 1.0, 1e12], dtype=torch.float64))
         tensor([  0.0000,  -0.7641, -14.7344], dtype=torch.float64)
     """
-    return _radial.log_bessel_scaled(_argument(x, "x", math.inf), _order(v, 0))
+    return vmf.log_bessel_scaled(_argument(x, "x", math.inf), _order(v, 0))
 
 
 def iv_ratio(v: float, x: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ def iv_ratio(v: float, x: Tensor) -> Tensor:
         tensor([0.0000, 0.3130, 0.9000])
     """
     v = _order(v, 0.5)
-    return _radial.mean_resultant_length(_argument(x, "x", math.inf), 2 * v)
+    return vmf.mean_resultant_length(_argument(x, "x", math.inf), 2 * v)
 
 
 def inverse_iv_ratio(
@@ -168,7 +169,7 @@ def inverse_iv_ratio(
     if (r is None) == (one_minus_r is None):
         raise ValueError("inverse_iv_ratio needs exactly one of r and one_minus_r")
     if r is not None:
-        return _radial.inverse_mean_resultant_length(_argument(r, "r", 1), 2 * v)
+        return vmf.inverse_mean_resultant_length(_argument(r, "r", 1), 2 * v)
     assert one_minus_r is not None
     u = _argument(one_minus_r, "one_minus_r", 1)
-    return _radial.inverse_one_minus_mean_resultant_length(u, 2 * v)
+    return vmf.inverse_one_minus_mean_resultant_length(u, 2 * v)

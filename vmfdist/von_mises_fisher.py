@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.types import _size
 
-from vmfdist import _natural, _radial, _resultant
-from vmfdist._draw import draw
-from vmfdist._infinity import finite, is_finite_throughout, steep, with_point_mass
-from vmfdist._rows import expanded
+from vmfdist import _resultant
+from vmfdist._closed_forms import natural, sphere
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._numerics.infinity import finite, is_finite_throughout, steep, with_point_mass
+from vmfdist._numerics.rows import expanded
+from vmfdist._sampling.draw import draw
 from vmfdist._validation import broadcast_shapes
 from vmfdist.cosine import VonMisesFisherCosine
 from vmfdist.rotational import CovarianceEigenvalues, RotationallySymmetric
@@ -200,7 +202,7 @@ class VonMisesFisher(RotationallySymmetric):
             (tensor([0.6000, 0.0000, 0.8000]), tensor(10.0000))
         """
         _resultant.check_vector("mean", mean)
-        direction, length = _natural.polar(mean.double())
+        direction, length = natural.polar(mean.double())
         if cls._validate_args if validate_args is None else validate_args:
             _resultant.check_mean(mean, length)
         k = _resultant.concentration(length, 1 - length, mean.shape[-1])
@@ -240,7 +242,7 @@ class VonMisesFisher(RotationallySymmetric):
         """
         _resultant.check_vector("vector", vector)
         validate = cls._validate_args if validate_args is None else validate_args
-        loc, length = _natural.polar(vector)
+        loc, length = natural.polar(vector)
         if validate and not torch._is_all_true(length.isfinite()):
             raise ValueError(
                 f"vector of shape {tuple(vector.shape)} must be finite, but it holds NaN or "
@@ -254,7 +256,7 @@ class VonMisesFisher(RotationallySymmetric):
     def _tracked(self) -> Tensor | None:
         """The natural parameter, where the law is one of it and may be differentiated in it."""
         vector = self._natural
-        return vector if vector is not None and _natural.is_tracked(vector) else None
+        return vector if vector is not None and natural.is_tracked(vector) else None
 
     def _natural_parameter(self) -> Tensor:
         if self._natural is not None:
@@ -276,8 +278,8 @@ class VonMisesFisher(RotationallySymmetric):
         vector = self._tracked
         if vector is None:
             return super()._draw(noise)
-        x = draw(noise, *_natural.turned(vector), self._cosine._transport)
-        return _natural.carried(x, vector)
+        x = draw(noise, *natural.turned(vector), self._cosine._transport)
+        return natural.carried(x, vector)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Log density with respect to the surface measure of the sphere.
@@ -301,24 +303,22 @@ class VonMisesFisher(RotationallySymmetric):
         _, given = self._given
         is_finite = is_finite_throughout(given)
         k = given if is_finite else steep(given)
-        log_density = torch.addcmul(
-            _radial.log_density_at_mode(k, self.dim), k, squared, value=-0.5
-        )
+        log_density = torch.addcmul(vmf.log_density_at_mode(k, self.dim), k, squared, value=-0.5)
         if not is_finite:
             log_density = with_point_mass(log_density, given, k, squared)
         vector = self._tracked
         if vector is not None:
-            log_density = _natural.log_density(log_density, value, vector)
+            log_density = natural.log_density(log_density, value, vector)
         return self._expanded(log_density, value)
 
     def entropy(self) -> Tensor:
         """Differential entropy with respect to the surface measure."""
-        area = _radial.log_sphere_area(self.dim)
+        area = sphere.log_sphere_area(self.dim)
         return expanded(area - self._kl_to_uniform(), self.batch_shape)
 
     def _kl_to_uniform(self) -> Tensor:
-        value, vector = _radial.kl_to_uniform(self._given[1], self.dim), self._tracked
-        return value if vector is None else _natural.kl_to_uniform(value, vector)
+        value, vector = vmf.kl_to_uniform(self._given[1], self.dim), self._tracked
+        return value if vector is None else natural.kl_to_uniform(value, vector)
 
     @property
     def log_normalizer(self) -> Tensor:
@@ -327,12 +327,12 @@ class VonMisesFisher(RotationallySymmetric):
         The log density is :math:`\kappa \langle x, \mu\rangle` minus this; it increases from the
         log area of the sphere at concentration 0.
         """
-        area = _radial.log_sphere_area(self.dim)
+        area = sphere.log_sphere_area(self.dim)
         return expanded(area + self._log_partition(), self.batch_shape)
 
     def _log_partition(self) -> Tensor:
-        value, vector = _radial.log_partition(self._given[1], self.dim), self._tracked
-        return value if vector is None else _natural.log_partition(value, vector)
+        value, vector = vmf.log_partition(self._given[1], self.dim), self._tracked
+        return value if vector is None else natural.log_partition(value, vector)
 
     @property
     def mean_resultant_length(self) -> Tensor:
@@ -351,25 +351,25 @@ class VonMisesFisher(RotationallySymmetric):
         k, dim = self._given[1], self.dim
         return CovarianceEigenvalues(
             self._exchanged(
-                _radial.mean_resultant_length_derivative(k, dim),
-                _natural.mean_resultant_length_derivative,
+                vmf.mean_resultant_length_derivative(k, dim),
+                natural.mean_resultant_length_derivative,
             ),
-            self._exchanged(_radial.tangent_variance(k, dim), _natural.tangent_variance),
+            self._exchanged(vmf.tangent_variance(k, dim), natural.tangent_variance),
         )
 
     def _mean(self) -> Tensor:
-        return self._exchanged(super()._mean(), _natural.mean)
+        return self._exchanged(super()._mean(), natural.mean)
 
     def _variance(self) -> Tensor:
-        return self._exchanged(super()._variance(), _natural.variance)
+        return self._exchanged(super()._variance(), natural.variance)
 
     def _covariance_matrix(self) -> Tensor:
-        return self._exchanged(super()._covariance_matrix(), _natural.covariance_matrix)
+        return self._exchanged(super()._covariance_matrix(), natural.covariance_matrix)
 
     def _exchanged(self, value: Tensor, form: Callable[[Tensor], Tensor]) -> Tensor:
         """The value, with derivatives in the natural parameter if the law is one of it."""
         vector = self._tracked
-        return value if vector is None else _natural.with_derivatives_of(form(vector), value)
+        return value if vector is None else natural.with_derivatives_of(form(vector), value)
 
     def conjugate_update(self, other: VonMisesFisher) -> tuple[Self, Tensor]:
         r"""The normalised product of two von Mises-Fisher densities on one sphere.
@@ -434,16 +434,16 @@ class VonMisesFisher(RotationallySymmetric):
         v1, v2 = (law._natural_parameter().to(dtype) for law in (self, other))
         largest = torch.finfo(dtype).max
         vector = (v1 + v2).clamp(-largest, largest)
-        if any(_natural.is_tracked(x) for x in (loc1, given1, loc2, given2)):
+        if any(natural.is_tracked(x) for x in (loc1, given1, loc2, given2)):
             # Those are the values; the derivatives are those in the natural parameters.
             factors = (
                 (loc1, k1) if self._natural is None else (v1,),
                 (loc2, k2) if other._natural is None else (v2,),
             )
-            log_normalizer = _natural.log_normalizer_of_product(log_normalizer, vector, *factors)
-            direction, length = _natural.polar(vector)
-            loc = _natural.with_derivatives_of(direction, loc)
-            concentration = _natural.with_derivatives_of(length, concentration)
+            log_normalizer = natural.log_normalizer_of_product(log_normalizer, vector, *factors)
+            direction, length = natural.polar(vector)
+            loc = natural.with_derivatives_of(direction, loc)
+            concentration = natural.with_derivatives_of(length, concentration)
         infinite1, infinite2 = torch.isinf(given1), torch.isinf(given2)
         concentration = torch.where(infinite1 | infinite2, math.inf, concentration)
         point = torch.full_like(log_normalizer, math.inf)
@@ -461,10 +461,10 @@ def _product(
     scale = torch.maximum(k1, k2)  # so that nothing over- or underflows
     scale = torch.where(scale > 0, scale, 1.0)
     w1, w2 = k1 / scale, k2 / scale
-    loc, w12 = _natural.polar(w1.unsqueeze(-1) * loc1 + w2.unsqueeze(-1) * loc2)
+    loc, w12 = natural.polar(w1.unsqueeze(-1) * loc1 + w2.unsqueeze(-1) * loc2)
     k12 = (scale * w12).clamp(max=torch.finfo(scale.dtype).max)
     total = w1 + w2 + w12
     turned = scale * w1 * w2 * (loc1 - loc2).square().sum(-1)
     loss = torch.where(total > 0, turned / torch.where(total > 0, total, 1.0), 0.0)
-    top1, top2, top12 = (_radial.log_density_at_mode(k, dim) for k in (k1, k2, k12))
+    top1, top2, top12 = (vmf.log_density_at_mode(k, dim) for k in (k1, k2, k12))
     return loc, k12, top1 + top2 - top12 - loss

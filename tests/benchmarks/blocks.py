@@ -1,6 +1,6 @@
 """Times closed forms against the size of the blocks that they work in, on one thread.
 
-It shows how the size in vmfdist/_elementwise.py was found, and runs for half a minute:
+It shows how the size in vmfdist/elementwise.py was found, and runs for half a minute:
 
     python tests/benchmarks/blocks.py
 """
@@ -13,7 +13,8 @@ import time
 
 import torch
 
-from vmfdist import _elementwise, _radial
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._numerics import elementwise
 
 SIZES = [1 << power for power in (11, 13, 14, 15, 16, 17, 18, 20)]
 NUMBERS, ROUNDS = 1_000_000, 15
@@ -26,9 +27,9 @@ def main() -> None:
         spent: dict[int, list[float]] = {size: [] for size in SIZES}
         for _ in range(ROUNDS):  # in turns, so that a slow spell of the machine hits them all
             for size in SIZES:
-                _elementwise._BLOCK = size
+                elementwise._BLOCK = size
                 start = time.perf_counter()
-                _radial.kl_to_uniform(k, 20)
+                vmf.kl_to_uniform(k, 20)
                 spent[size].append(time.perf_counter() - start)
         for size, times in spent.items():
             sys.stdout.write(f"{dtype}, {size}: {1e3 * statistics.median(times):.1f} ms\n")

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmfdist._autograd import apply, is_recording
-from vmfdist._cache import cached_constant, holds_numbers, in_no_mode, once
-from vmfdist._chebyshev import clenshaw, horner, powers
+from vmfdist._numerics.autograd import apply, is_recording
+from vmfdist._numerics.chebyshev import clenshaw, horner, powers
+from vmfdist._numerics.constants import cached_constant, holds_numbers, in_no_mode, once
 
 __all__ = [
     "Formula",

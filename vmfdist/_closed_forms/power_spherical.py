@@ -11,9 +11,9 @@ where w is a coordinate of a uniform unit vector: (1 + w)/2 has the law Beta(a, 
 power spherical law of concentration k Beta(a + k, a). Its derivatives are the cumulants of
 log((1 + w)/2) under that law.
 
-Method: as in :mod:`vmfdist._radial`, a closed-form leading term without cancellation that is right
-at both ends, and a Chebyshev series in :math:`2p - 1`, :math:`p = c / (k + c)`, c = max(a, 1), for
-what it leaves. The leading terms come from Stirling's formula.
+Method: as for the von Mises-Fisher law, a closed-form leading term without cancellation that is
+right at both ends, and a Chebyshev series in :math:`2p - 1`, :math:`p = c / (k + c)`,
+:math:`c = \max(a, 1)`, for what it leaves. The leading terms come from Stirling's formula.
 
 Accuracy: docs/accuracy. At most 8 eps (values), 16 (first derivatives) and 64 (second).
 
@@ -32,19 +32,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmfdist import _radial
-from vmfdist._cache import cached_constant
-from vmfdist._chebyshev import fit, truncate
-from vmfdist._decimals import working_precision
-from vmfdist._elementwise import (
+from vmfdist._closed_forms import sphere
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._numerics.chebyshev import fit, truncate
+from vmfdist._numerics.constants import cached_constant
+from vmfdist._numerics.decimals import working_precision
+from vmfdist._numerics.elementwise import (
     as_tensors,
     evaluate_series,
     minus_log1p,
     refuse_derivative,
     with_derivative,
 )
-from vmfdist._gamma import log_gamma, polygamma
-from vmfdist._infinity import finite, slope_to_point_mass, stand_in, steep, with_point_mass
+from vmfdist._numerics.gamma_in_decimals import log_gamma, polygamma
+from vmfdist._numerics.infinity import finite, slope_to_point_mass, stand_in, steep, with_point_mass
 
 __all__ = [
     "cosine_entropy",
@@ -251,9 +252,9 @@ def _kl_slope_in_first(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) -> 
 
 def _kl_slope_in_second(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) -> Tensor:
     """A(k2) - M(k1) (1 - separation), from the complements where these are the smaller."""
-    near = one_minus_mean_cosine(k1, dim) - _radial.one_minus_mean_resultant_length(k2, dim)
+    near = one_minus_mean_cosine(k1, dim) - vmf.one_minus_mean_resultant_length(k2, dim)
     mean = mean_cosine(k1, dim)
-    change = torch.where(k2 < dim, _radial.mean_resultant_length(k2, dim) - mean, near)
+    change = torch.where(k2 < dim, vmf.mean_resultant_length(k2, dim) - mean, near)
     return change + mean * separation
 
 
@@ -270,8 +271,8 @@ def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, separation: Tensor, dim: int)
     """
     f2, mean = finite(k2), mean_cosine(k1, dim)
     spread = f2 * one_minus_mean_cosine(k1, dim)
-    log_mode = _radial.log_density_at_mode(f2, dim) + _radial.log_sphere_area(dim)
-    rest = torch.where(k2 < dim / 2, _radial.log_partition(f2, dim) - f2 * mean, spread - log_mode)
+    log_mode = vmf.log_density_at_mode(f2, dim) + sphere.log_sphere_area(dim)
+    rest = torch.where(k2 < dim / 2, vmf.log_partition(f2, dim) - f2 * mean, spread - log_mode)
     result = kl_to_uniform(k1, dim) + rest + f2 * mean * separation
     same = torch.isinf(k1) & (separation == 0)
     at_infinity = torch.where(same, 0.0, torch.full_like(k1, math.inf))

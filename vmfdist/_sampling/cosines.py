@@ -11,8 +11,8 @@ together with the exact implicit derivative in the concentration. A standard nor
 Method: with :math:`u = \operatorname{artanh}(-w)`, both :math:`2u + \log(k + K)` and
 :math:`-(k + K)\, du/dk` are smooth and bounded functions of :math:`\zeta` and
 :math:`k / (k + K)`, infinite concentrations included. For each law and dimension they are
-tabulated once, as piecewise polynomials, from the quadrature of :mod:`vmfdist._quantile`; that
-serves float32. In float64, and for the von Mises-Fisher law in dimension 2, where the functions
+tabulated once, as piecewise polynomials, from :mod:`vmfdist._sampling.quadrature`; that serves
+float32. In float64, and for the von Mises-Fisher law in dimension 2, where the functions
 are least smooth, the table is the start of one step of the quadrature (of two for both). In
 dimension 3 the equation has closed solutions.
 
@@ -40,13 +40,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vmfdist import _piecewise
-from vmfdist._cache import cached_tensor, fixed
-from vmfdist._infinity import finite
-from vmfdist._piecewise import Grid
-from vmfdist._quantile import COARSE, FINE, SINGLE, refine, solve
-from vmfdist._rows import expanded
-from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
+from vmfdist._numerics import piecewise
+from vmfdist._numerics.constants import cached_tensor, fixed
+from vmfdist._numerics.infinity import finite
+from vmfdist._numerics.piecewise import Grid
+from vmfdist._numerics.rows import expanded
+from vmfdist._sampling.quadrature import COARSE, FINE, SINGLE, refine, solve
+from vmfdist._sampling.tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 
 __all__ = ["CosineDraw", "Transport", "to_power_spherical", "to_von_mises_fisher"]
 
@@ -141,7 +141,7 @@ def _interpolate(zeta: Tensor, y: Tensor, dim: int, tilt: Tilt) -> Tensor:
     grid = _grid(dim)
     x = zeta * (grid.cells_x / 2 / _reach()) + grid.cells_x / 2
     table = _table(dim, tilt, like=zeta)
-    return _piecewise.evaluate(table, grid, x, y * float(grid.cells_y))
+    return piecewise.evaluate(table, grid, x, y * float(grid.cells_y))
 
 
 @cached_tensor(maxsize=64)
@@ -161,12 +161,12 @@ def _table(dim: int, tilt: Tilt) -> Tensor:
     def by_one_step(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         zeta, k, scale = arguments(x, y, grid)
         x, y = x * (_START.cells_x / grid.cells_x), y * (_START.cells_y / grid.cells_y)
-        (level,) = _piecewise.evaluate(start, _START, x, y)
+        (level,) = piecewise.evaluate(start, _START, x, y)
         u, rate = refine(zeta, k, dim, tilt, (level - torch.log(scale)) / 2.0, COARSE)
         return 2.0 * u + torch.log(scale), rate * scale
 
-    start = _piecewise.fit(by_iteration, _START)
-    return _piecewise.fit(by_one_step, grid)
+    start = piecewise.fit(by_iteration, _START)
+    return piecewise.fit(by_one_step, grid)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ cosine :math:`w` (Mardia and Jupp 2000, section 9.3.1).
 
 One vector of d normal variables serves both parts: its component along :math:`\mu` is a standard
 normal independent of the direction of the rest, so it is mapped to the cosine
-(:mod:`vmfdist._transport`), and the rest is normalised to :math:`v`.
+(:mod:`vmfdist._sampling.cosines`), and the rest is normalised to :math:`v`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmfdist._autograd import apply, is_recording, may_look_at
-from vmfdist._cache import static
-from vmfdist._rows import dot, expanded, norm
-from vmfdist._transport import Transport
+from vmfdist._numerics.autograd import apply, is_recording, may_look_at
+from vmfdist._numerics.constants import static
+from vmfdist._numerics.rows import dot, expanded, norm
+from vmfdist._sampling.cosines import Transport
 
 __all__ = ["draw", "draw_uniform"]
 
@@ -373,7 +373,7 @@ def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
             the sample.
         loc: mean directions, unit vectors, of a shape that broadcasts to that of ``noise``.
         concentration: of a shape that broadcasts to ``noise.shape[:-1]``.
-        transport: the law of the cosine, see :mod:`vmfdist._transport`.
+        transport: the law of the cosine, see :mod:`vmfdist._sampling.cosines`.
     """
     if is_recording() or torch.compiler.is_compiling():
         return apply(_Draw, noise, loc, concentration, transport)[0]

@@ -12,7 +12,7 @@ von Mises-Fisher   :math:`e^{k (w - 1)}`                    :math:`t`
 power spherical    :math:`((1 + w)/2)^k`                    :math:`-\log(1 - t/2)`
 =================  =======================================  ==============================
 
-All that :mod:`vmfdist._quantile` needs to know of a law is here.
+All that :mod:`vmfdist._sampling.quadrature` needs to know of a law is here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from vmfdist import _beta, _radial
+from vmfdist._closed_forms import power_spherical as ps
+from vmfdist._closed_forms import sphere
+from vmfdist._closed_forms import von_mises_fisher as vmf
 
 __all__ = ["POWER_SPHERICAL", "VON_MISES_FISHER", "Mode", "Path", "Slopes", "Tilt"]
 
@@ -100,10 +102,10 @@ class _VonMisesFisher:
     crowding = 1
 
     def log_density_at_mode(self, k: Tensor, dim: int) -> Tensor:
-        return _radial.log_density_at_mode(k, dim)
+        return vmf.log_density_at_mode(k, dim)
 
     def mean(self, k: Tensor, dim: int) -> Tensor:
-        return _radial.one_minus_mean_resultant_length(k, dim)
+        return vmf.one_minus_mean_resultant_length(k, dim)
 
     def statistic(self, t: Tensor, rest: Tensor) -> Tensor:
         return t
@@ -154,10 +156,10 @@ class _PowerSpherical:
     crowding = 4
 
     def log_density_at_mode(self, k: Tensor, dim: int) -> Tensor:
-        return -(_beta.log_partition(k, dim) + _radial.log_sphere_area(dim))
+        return -(ps.log_partition(k, dim) + sphere.log_sphere_area(dim))
 
     def mean(self, k: Tensor, dim: int) -> Tensor:
-        return -_beta.mean_log(k, dim)
+        return -ps.mean_log(k, dim)
 
     def statistic(self, t: Tensor, rest: Tensor) -> Tensor:
         # Each branch is kept away from where it is infinite: its derivative would be NaN.

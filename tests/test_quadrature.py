@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from reference import cosine_reference
-from vmfdist import _quantile
-from vmfdist._quantile import COARSE, FINE, SINGLE, Effort, refine
-from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
+from vmfdist._sampling import quadrature
+from vmfdist._sampling.quadrature import COARSE, FINE, SINGLE, Effort, refine
+from vmfdist._sampling.tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist.cosine import CosineLaw, PowerSphericalCosine, VonMisesFisherCosine
 
 LIMIT = 1e-10  # relative, of all probabilities and of all derivatives
@@ -277,7 +277,7 @@ def test_no_path_is_too_short(tilt: Tilt) -> None:
         slope = tilt.slopes(t, t * rest, k, m).first
         sign = torch.where(slope <= 0, 1.0, -1.0)
         near, far = torch.where(sign > 0, rest, t), torch.where(sign > 0, t, rest)
-        length = _quantile._length(near, far, sign * ((rest - t) / 2 - slope), m, reach=29.0)
+        length = quadrature._length(near, far, sign * ((rest - t) / 2 - slope), m, reach=29.0)
         to_go = torch.atan2(near.sqrt(), far.sqrt()) - length / 2  # halves of angles
         passed = torch.atan2(far.sqrt(), near.sqrt()) + length / 2
         near_end, far_end = 2 * to_go.sin().square(), 2 * passed.sin().square()
@@ -294,8 +294,8 @@ def test_halley_converges_cubically() -> None:
     # The figures on the page on sampling.
     zeta = torch.linspace(-6, 6, 201, dtype=torch.float64)
     k = torch.ones_like(zeta)
-    exact = _quantile.solve(zeta, k, 10, VON_MISES_FISHER, FINE).u
-    u = _quantile._start(zeta, k, 10, VON_MISES_FISHER)
+    exact = quadrature.solve(zeta, k, 10, VON_MISES_FISHER, FINE).u
+    u = quadrature._start(zeta, k, 10, VON_MISES_FISHER)
     for expected in (0.39, 2.3e-4, 1e-13):
         error = (u - exact).abs().max().item()
         assert error == pytest.approx(expected, rel=0.1, abs=1e-13)
@@ -305,7 +305,7 @@ def test_halley_converges_cubically() -> None:
 def test_many_rows_go_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     zeta = torch.linspace(-6, 6, 1000, dtype=torch.float64)
     k = torch.linspace(0, 50, 1000, dtype=torch.float64)
-    whole = _quantile.solve(zeta, k, 5, POWER_SPHERICAL, FINE)
-    monkeypatch.setattr(_quantile, "_BLOCK_BYTES", 1 << 14)
-    for parts, full in zip(_quantile.solve(zeta, k, 5, POWER_SPHERICAL, FINE), whole, strict=True):
+    whole = quadrature.solve(zeta, k, 5, POWER_SPHERICAL, FINE)
+    monkeypatch.setattr(quadrature, "_BLOCK_BYTES", 1 << 14)
+    for parts, full in zip(quadrature.solve(zeta, k, 5, POWER_SPHERICAL, FINE), whole, strict=True):
         torch.testing.assert_close(parts, full, rtol=1e-13, atol=1e-13)

@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from vmfdist._autograd import may_look_at
+from vmfdist._numerics.autograd import may_look_at
 
 __all__ = [
     "finite",

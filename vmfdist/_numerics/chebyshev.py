@@ -14,7 +14,7 @@ from decimal import Decimal
 import torch
 from torch import Tensor
 
-from vmfdist._decimals import DIGITS, PI, working_precision
+from vmfdist._numerics.decimals import DIGITS, PI, working_precision
 
 __all__ = ["clenshaw", "divided_differences", "fit", "horner", "powers", "truncate"]
 

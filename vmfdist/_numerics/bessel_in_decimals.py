@@ -1,8 +1,8 @@
 r"""Reference values of the log-partition and the mean resultant length, to 37 digits and more.
 
-These values are what the Chebyshev coefficients of :mod:`vmfdist._radial` are fitted to. They are
-computed once per dimension with the standard library's :mod:`decimal`, so that the package needs
-no multiple-precision library at run time.
+These values are what Chebyshev coefficients are fitted to. They are computed once per dimension
+with the standard library's :mod:`decimal`, so that the package needs no multiple-precision library
+at run time.
 
 For a real dimension :math:`d \ge 1` put :math:`\nu = d/2 - 1`. The two quantities are
 
@@ -26,7 +26,7 @@ import math
 from decimal import Decimal
 from fractions import Fraction
 
-from vmfdist._decimals import working_precision
+from vmfdist._numerics.decimals import working_precision
 
 __all__ = ["log_partition_and_ratio"]
 

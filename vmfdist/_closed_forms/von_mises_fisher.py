@@ -44,19 +44,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmfdist._cache import cached_constant, fixed, pi
-from vmfdist._chebyshev import divided_differences, fit, truncate
-from vmfdist._debye import log_partition_and_ratio
-from vmfdist._decimals import PI, working_precision
-from vmfdist._elementwise import (
+from vmfdist._closed_forms.sphere import log_sphere_area, stirling_remainder
+from vmfdist._numerics.bessel_in_decimals import log_partition_and_ratio
+from vmfdist._numerics.chebyshev import divided_differences, fit, truncate
+from vmfdist._numerics.constants import cached_constant, fixed, pi
+from vmfdist._numerics.decimals import working_precision
+from vmfdist._numerics.elementwise import (
     as_tensors,
     evaluate_series,
     minus_log1p,
     refuse_derivative,
     with_derivative,
 )
-from vmfdist._gamma import log_gamma, polygamma
-from vmfdist._infinity import finite, slope_to_point_mass, steep
+from vmfdist._numerics.gamma_in_decimals import log_gamma, polygamma
+from vmfdist._numerics.infinity import finite, slope_to_point_mass, steep
 
 __all__ = [
     "inverse_mean_resultant_length",
@@ -67,7 +68,6 @@ __all__ = [
     "log_bessel_scaled",
     "log_density_at_mode",
     "log_partition",
-    "log_sphere_area",
     "mean_resultant_length",
     "mean_resultant_length_derivative",
     "mean_resultant_length_difference",
@@ -92,26 +92,6 @@ def _series_length(dim: float) -> int:
     """Chebyshev nodes that leave every series below at rounding; the least even number of them."""
     bounds = ((3, 80), (8, 60), (24, 46), (128, 34))
     return next((length for bound, length in bounds if dim <= bound), 24)
-
-
-@cached_constant(maxsize=1024)
-@working_precision()
-def log_sphere_area(dim: float) -> float:
-    r"""log of :math:`2 \pi^{d/2} / \Gamma(d/2)`, the area of the unit sphere in R^d.
-
-    To half an ulp, by decimals: the rounding of :func:`math.lgamma` alone costs 8 eps at d = 18,
-    where the logarithm of the area is small beside its terms.
-    """
-    half = Decimal(dim) / 2
-    return float(Decimal(2).ln() + half * PI.ln() - log_gamma(half))
-
-
-@cached_constant(maxsize=1024)
-@working_precision()
-def _stirling_remainder(dim: float) -> float:
-    """delta(z) = log Gamma(z) - (z - 1/2) log z + z - log(2 pi)/2 at z = d/2."""
-    z = Decimal(dim) / 2
-    return float(log_gamma(z) - (z - Decimal("0.5")) * z.ln() + z - (2 * PI).ln() / 2)
 
 
 def _leading_curvature(lam: Any, mu: Any, k: Any, s: Any, w: Any) -> Any:
@@ -407,7 +387,7 @@ def log_density_at_mode(k: Tensor, dim: float) -> Tensor:
     x = g.x
     correction = g.q * g.series("partition_absolute")
     phi = torch.addcmul(x + correction, g.lam, torch.log1p(x / g.d), value=-1.0)
-    constant = 0.5 - 0.5 * math.log(2) + _stirling_remainder(dim)
+    constant = 0.5 - 0.5 * math.log(2) + stirling_remainder(dim)
     above = torch.addcmul(constant - (g.h + correction), g.lam, torch.log(g.w / (2 * pi())))
     return torch.where(g.k < dim / 2, (g.k - phi) - log_sphere_area(dim), above) + g.excess
 
@@ -440,7 +420,7 @@ def _log_bessel_scaled(g: _Geometry, order: float, correction: Tensor) -> Tensor
     h - v log1p((lam + h)/k) - log(w/2)/2 + q e - 1/2 - log(2 pi)/2 - delta(d/2).
     """
     h = g.h
-    constant = 0.5 + 0.5 * math.log(2 * pi()) + _stirling_remainder(g.dim)
+    constant = 0.5 + 0.5 * math.log(2 * pi()) + stirling_remainder(g.dim)
     logs = 0.5 * torch.log(g.w / 2)
     if order > 0:
         logs = logs + order * torch.log1p((g.lam + h) / g.k)

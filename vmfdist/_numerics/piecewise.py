@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vmfdist._chebyshev import horner
+from vmfdist._numerics.chebyshev import horner
 
 __all__ = ["Grid", "evaluate", "fit"]
 

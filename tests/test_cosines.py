@@ -17,9 +17,16 @@ from scipy import stats
 from torch import Tensor
 
 from reference import cosine_reference
-from vmfdist import _piecewise, _quantile, _transport
-from vmfdist._tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
-from vmfdist._transport import Transport, _grid, _table, to_power_spherical, to_von_mises_fisher
+from vmfdist._numerics import piecewise
+from vmfdist._sampling import cosines, quadrature
+from vmfdist._sampling.cosines import (
+    Transport,
+    _grid,
+    _table,
+    to_power_spherical,
+    to_von_mises_fisher,
+)
+from vmfdist._sampling.tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist.cosine import PowerSphericalCosine, VonMisesFisherCosine
 
 LIMITS = {torch.float32: (1e-6, 1e-5), torch.float64: (1e-10, 1e-8)}  # of score and rate
@@ -209,7 +216,7 @@ def quantiles(dim: int, tilt: Tilt) -> tuple[Tensor, ...]:
     k = torch.where(
         uniform[2] < 0.5, ranges[0], torch.where(uniform[2] < 0.75, ranges[1], ranges[2])
     )
-    u, rate = _quantile.solve(zeta, k, dim, tilt, _quantile.FINE)
+    u, rate = quadrature.solve(zeta, k, dim, tilt, quadrature.FINE)
     odds = torch.exp(2 * u)
     t, rest = 2 * odds / (1 + odds), 2 / (1 + odds)
     log_normal = -zeta * zeta / 2 - math.log(2 * math.pi) / 2
@@ -233,11 +240,11 @@ def table_error(bound: int | None) -> float:
     worst = 0.0
     for dim, tilt in MOST_DEMANDING[bound]:
         zeta, k, u, rate, change = quantiles(dim, tilt)
-        scale = k + _transport._offset(dim)
-        table = _transport._table.__wrapped__(dim, tilt)  # type: ignore[attr-defined]
+        scale = k + cosines._offset(dim)
+        table = cosines._table.__wrapped__(dim, tilt)  # type: ignore[attr-defined]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_transport, "_table", lambda *_, table=table, **__: table)
-            level, pace = _transport._interpolate(zeta, k / scale, dim, tilt)
+            patch.setattr(cosines, "_table", lambda *_, table=table, **__: table)
+            level, pace = cosines._interpolate(zeta, k / scale, dim, tilt)
         score = ((level - torch.log(scale)) / 2 - u).abs() * change
         relative = (pace / scale / rate - 1).abs()
         limits = LIMITS[torch.float32]
@@ -254,7 +261,7 @@ def test_the_cells_of_a_table(bound: int | None, monkeypatch: pytest.MonkeyPatch
         grid._replace(cells_y=round(0.9 * grid.cells_y)),
         grid._replace(terms=grid.terms - 1),
     ):
-        monkeypatch.setattr(_transport, "_grid", lambda _, less=less: less)
+        monkeypatch.setattr(cosines, "_grid", lambda _, less=less: less)
         assert table_error(bound) > 1
 
 
@@ -263,22 +270,22 @@ def test_where_the_grid_of_a_table_changes(monkeypatch: pytest.MonkeyPatch) -> N
     grids = [_grid(dim) for dim in (5, 6, 11, 12, 63, 64)]
     assert grids[0] != grids[1] == grids[2] != grids[3] == grids[4] != grids[5]
     for bound, coarser in ((11, grids[3]), (63, grids[5]), (5, grids[1])):
-        monkeypatch.setattr(_transport, "_grid", lambda _, coarser=coarser: coarser)
+        monkeypatch.setattr(cosines, "_grid", lambda _, coarser=coarser: coarser)
         assert table_error(bound) > 1
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
 def test_the_offset_of_a_table(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    offset = _transport._offset
-    monkeypatch.setattr(_transport, "_offset", lambda dim: factor * offset(dim))
+    offset = cosines._offset
+    monkeypatch.setattr(cosines, "_offset", lambda dim: factor * offset(dim))
     assert table_error(5) > 1
 
 
 def test_the_start_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = _transport._START.cells_x
-    assert (cells, cells, 4) == _transport._START
-    for less in (_piecewise.Grid(cells - 1, cells - 1, 4), _piecewise.Grid(cells, cells, 3)):
-        monkeypatch.setattr(_transport, "_START", less)
+    cells = cosines._START.cells_x
+    assert (cells, cells, 4) == cosines._START
+    for less in (piecewise.Grid(cells - 1, cells - 1, 4), piecewise.Grid(cells, cells, 3)):
+        monkeypatch.setattr(cosines, "_START", less)
         assert table_error(5) > 1
 
 
@@ -300,12 +307,12 @@ def test_the_steps_from_a_table(dim: int, transport: Transport) -> None:
 
 
 def test_the_reach_of_a_table() -> None:
-    assert 2 * stats.norm.sf(_transport._reach()) == pytest.approx(1e-16, rel=0.1)
+    assert 2 * stats.norm.sf(cosines._reach()) == pytest.approx(1e-16, rel=0.1)
     # what lies beyond counts as what lies there
     k = torch.tensor([0.0, 3.0, 1e4], dtype=torch.float64)
     for transport in LAWS:
         for dim in (2, 5, 30):
-            at = transport(torch.full_like(k, -_transport._reach()), k, dim)
+            at = transport(torch.full_like(k, -cosines._reach()), k, dim)
             beyond = transport(torch.full_like(k, -40.0), k, dim)
             for one, other in zip(at, beyond, strict=True):
                 assert torch.equal(one, other)
@@ -319,9 +326,9 @@ def test_a_table_takes_at_most_a_megabyte(tilt: Tilt, dim: int) -> None:
 
 
 def test_a_table_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted, fit, together = [], _piecewise.fit, Barrier(4)
+    fitted, fit, together = [], piecewise.fit, Barrier(4)
 
-    def counted(function: Any, grid: _piecewise.Grid) -> Tensor:
+    def counted(function: Any, grid: piecewise.Grid) -> Tensor:
         fitted.append(grid)
         return fit(function, grid)
 
@@ -329,7 +336,7 @@ def test_a_table_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
         together.wait(timeout=60)
         return _table(27, VON_MISES_FISHER, like=torch.empty(0))
 
-    monkeypatch.setattr(_piecewise, "fit", counted)
+    monkeypatch.setattr(piecewise, "fit", counted)
     with ThreadPoolExecutor(4) as pool:
         tables = list(pool.map(build, range(4)))
     assert all(table is tables[0] for table in tables)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 
-from vmfdist._decimals import PI, working_precision
+from vmfdist._numerics.decimals import PI, working_precision
 
 __all__ = ["log_gamma", "polygamma"]
 

@@ -38,13 +38,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from vmfdist import _radial
-from vmfdist._autograd import apply, is_recording
-from vmfdist._cache import cached_constant, static
-from vmfdist._chebyshev import horner
-from vmfdist._elementwise import as_tensors, with_derivative
-from vmfdist._infinity import finite
-from vmfdist._rows import dot
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._numerics.autograd import apply, is_recording
+from vmfdist._numerics.chebyshev import horner
+from vmfdist._numerics.constants import cached_constant, static
+from vmfdist._numerics.elementwise import as_tensors, with_derivative
+from vmfdist._numerics.infinity import finite
+from vmfdist._numerics.rows import dot
 
 __all__ = [
     "attached",
@@ -131,22 +131,22 @@ def _inverse(k: Tensor, power: int) -> Tensor:
 
 def _across_slope(k: Tensor, dim: int) -> Tensor:
     """The derivative of A/k."""
-    across = _radial.tangent_variance(k, dim)
-    rise = k * _radial.mean_resultant_length_derivative(k, dim + 2)
-    return -across * (across * (_radial.mean_resultant_length(k, dim + 2) + rise))
+    across = vmf.tangent_variance(k, dim)
+    rise = k * vmf.mean_resultant_length_derivative(k, dim + 2)
+    return -across * (across * (vmf.mean_resultant_length(k, dim + 2) + rise))
 
 
 def _across_slope_over_k(k: Tensor, dim: int) -> Tensor:
-    across = _radial.tangent_variance(k, dim)
-    slope = _radial.mean_resultant_length_derivative(k, dim + 2)
-    return -across * (across * (_radial.tangent_variance(k, dim + 2) + slope))
+    across = vmf.tangent_variance(k, dim)
+    slope = vmf.mean_resultant_length_derivative(k, dim + 2)
+    return -across * (across * (vmf.tangent_variance(k, dim + 2) + slope))
 
 
 def _across_curvature(k: Tensor, dim: int) -> Tensor:
     """The second derivative of A/k."""
-    across, bend = _radial.tangent_variance(k, dim), _across_slope(k, dim)
-    slope = _radial.mean_resultant_length_derivative(k, dim + 2)
-    turn = 2 * slope + k * _radial.mean_resultant_length_second_derivative(k, dim + 2)
+    across, bend = vmf.tangent_variance(k, dim), _across_slope(k, dim)
+    slope = vmf.mean_resultant_length_derivative(k, dim + 2)
+    turn = 2 * slope + k * vmf.mean_resultant_length_second_derivative(k, dim + 2)
     return 2 * bend * (bend / across) - across * (across * turn)
 
 
@@ -161,32 +161,32 @@ _COEFFICIENTS: dict[str, tuple[_Coefficients, ...]] = {
         lambda k, dim: (torch.zeros_like(k), 2 * _inverse(k, 3), -_inverse(k, 3)),
     ),
     "log_partition": (
-        lambda k, dim: (_radial.mean_resultant_length(k, dim),),
+        lambda k, dim: (vmf.mean_resultant_length(k, dim),),
         lambda k, dim: (
-            _radial.mean_resultant_length_derivative(k, dim),
-            _radial.tangent_variance(k, dim),
+            vmf.mean_resultant_length_derivative(k, dim),
+            vmf.tangent_variance(k, dim),
         ),
         lambda k, dim: (
-            _radial.mean_resultant_length_second_derivative(k, dim),
+            vmf.mean_resultant_length_second_derivative(k, dim),
             _across_slope(k, dim),
         ),
         lambda k, dim: (
-            _radial.mean_resultant_length_third_derivative(k, dim),
+            vmf.mean_resultant_length_third_derivative(k, dim),
             _across_curvature(k, dim),
             _across_slope_over_k(k, dim),
         ),
     ),
     "kl_to_uniform": (
-        lambda k, dim: (k * _radial.mean_resultant_length_derivative(k, dim),),
+        lambda k, dim: (k * vmf.mean_resultant_length_derivative(k, dim),),
         lambda k, dim: (
-            _radial.mean_resultant_length_derivative(k, dim)
-            + k * _radial.mean_resultant_length_second_derivative(k, dim),
-            _radial.mean_resultant_length_derivative(k, dim),
+            vmf.mean_resultant_length_derivative(k, dim)
+            + k * vmf.mean_resultant_length_second_derivative(k, dim),
+            vmf.mean_resultant_length_derivative(k, dim),
         ),
         lambda k, dim: (
-            2 * _radial.mean_resultant_length_second_derivative(k, dim)
-            + k * _radial.mean_resultant_length_third_derivative(k, dim),
-            _radial.mean_resultant_length_second_derivative(k, dim),
+            2 * vmf.mean_resultant_length_second_derivative(k, dim)
+            + k * vmf.mean_resultant_length_third_derivative(k, dim),
+            vmf.mean_resultant_length_second_derivative(k, dim),
         ),
     ),
 }
@@ -328,8 +328,8 @@ def log_partition(value: Tensor, v: Tensor) -> Tensor:
 def mean_difference(v1: Tensor, v2: Tensor) -> Tensor:
     """The mean at v2 minus that at v1, as (A2 - A1) mu2 + A1 (mu2 - mu1)."""
     (mu1, k1, dim), (mu2, k2, _) = _parts(v1), _parts(v2)
-    rise = _radial.mean_resultant_length_difference(k1, k2, dim).unsqueeze(-1)
-    length = _radial.mean_resultant_length(k1, dim).unsqueeze(-1)
+    rise = vmf.mean_resultant_length_difference(k1, k2, dim).unsqueeze(-1)
+    length = vmf.mean_resultant_length(k1, dim).unsqueeze(-1)
     return with_derivatives_of(mean(v2) - mean(v1), rise * mu2 + length * (mu2 - mu1))
 
 
@@ -351,7 +351,7 @@ def log_density(value: Tensor, x: Tensor, v: Tensor) -> Tensor:
     The gradient in v is (x - mu) + (1 - A) mu, that in x is taken along the sphere, k (mu - x).
     """
     mu, k, dim = _parts(v)
-    rest, k = _radial.one_minus_mean_resultant_length(k, dim).unsqueeze(-1), k.unsqueeze(-1)
+    rest, k = vmf.one_minus_mean_resultant_length(k, dim).unsqueeze(-1), k.unsqueeze(-1)
     in_v = with_derivatives_of(x - mean(v), (x - mu) + rest * mu)
     in_x = with_derivatives_of(v - k * x, k * (mu - x))
     return attached(value, (v, in_v), (x, in_x))
@@ -363,7 +363,7 @@ _Factor = tuple[Tensor] | tuple[Tensor, Tensor]  # a natural parameter, or direc
 def log_normalizer_of_product(value: Tensor, v: Tensor, *factors: _Factor) -> Tensor:
     """Phi of the sum v minus those of its terms, and a constant."""
     mu, k, dim = _parts(v)
-    average, length = mean(v), _radial.mean_resultant_length(k, dim)
+    average, length = mean(v), vmf.mean_resultant_length(k, dim)
     differentials = []
     for factor in factors:
         if len(factor) == 1:
@@ -371,9 +371,9 @@ def log_normalizer_of_product(value: Tensor, v: Tensor, *factors: _Factor) -> Te
             continue
         loc, k1 = factor
         half_squared_chord = (mu - loc).square().sum(-1) / 2
-        rise = _radial.mean_resultant_length_difference(k1, k, dim)
+        rise = vmf.mean_resultant_length_difference(k1, k, dim)
         in_k1 = with_derivatives_of(
-            dot(average, loc) - _radial.mean_resultant_length(k1, dim),
+            dot(average, loc) - vmf.mean_resultant_length(k1, dim),
             rise - length * half_squared_chord,
         )
         # along the sphere, as above
@@ -387,7 +387,7 @@ def tangent_variance(v: Tensor) -> Tensor:
     """A/k, in the form 1 / (d + <v, mean of dimension d + 2>)."""
     _, k, dim = _parts(v)
     above = _derivative(("log_partition", dim + 2), v)
-    return with_derivatives_of(1 / (dim + dot(v, above)), _radial.tangent_variance(k, dim))
+    return with_derivatives_of(1 / (dim + dot(v, above)), vmf.tangent_variance(k, dim))
 
 
 def _tangent_variance_gradient(v: Tensor) -> Tensor:

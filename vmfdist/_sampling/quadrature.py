@@ -1,6 +1,6 @@
 r"""Probabilities and quantiles of cosine laws, by quadrature in float64.
 
-The law of a cosine w is a tilt of the uniform one, see :mod:`vmfdist._tilt`. Of
+The law of a cosine w is a tilt of the uniform one, see :mod:`vmfdist._sampling.tilt`. Of
 :math:`u = \operatorname{artanh}(-w)`, half the log odds of 1 - w against 1 + w, the density is
 bell-shaped. :func:`probability` integrates it, :func:`solve` finds its quantile at
 :math:`\Phi(\zeta)`.
@@ -21,9 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vmfdist import _radial
-from vmfdist._cache import cached_tensor, fixed, pi, static
-from vmfdist._tilt import Path, Tilt
+from vmfdist._closed_forms import sphere
+from vmfdist._numerics.constants import cached_tensor, fixed, pi, static
+from vmfdist._sampling.tilt import Path, Tilt
 
 __all__ = [
     "COARSE",
@@ -126,7 +126,7 @@ def probability(t: Tensor, rest: Tensor, k: Tensor, dim: int, tilt: Tilt) -> Pro
 
 def _log_scale(k: Tensor, dim: int, tilt: Tilt) -> Tensor:
     """log density of theta at t = 0 per sin^(m-1): times the area of the unit tangents."""
-    return tilt.log_density_at_mode(k, dim) + _radial.log_sphere_area(dim - 1)
+    return tilt.log_density_at_mode(k, dim) + sphere.log_sphere_area(dim - 1)
 
 
 def _in_blocks(

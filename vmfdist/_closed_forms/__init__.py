@@ -1,0 +1,1 @@
+"""The closed forms of the laws: functions of a concentration and a dimension."""

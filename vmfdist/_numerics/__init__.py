@@ -1,0 +1,1 @@
+"""What every law is computed with; nothing here knows of one."""

@@ -1,0 +1,1 @@
+"""From noise to cosines, and from cosines to the sphere."""
