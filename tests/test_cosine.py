@@ -1,4 +1,4 @@
-"""The laws of the cosine: probabilities, quantiles, moments, draws; tails: test_quantile.py."""
+"""The laws of the cosine: probabilities, quantiles, moments, draws; tails: test_quadrature.py."""
 
 from __future__ import annotations
 

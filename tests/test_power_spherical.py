@@ -1,4 +1,4 @@
-# What is special to the power spherical law; the rest is in test_contract.py and test_transport.py.
+# What is special to the power spherical law; the rest is in test_contract.py and test_cosines.py.
 
 from __future__ import annotations
 

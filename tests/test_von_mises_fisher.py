@@ -1,5 +1,5 @@
-# Closed forms of the von Mises-Fisher law against mpmath, their derivatives, and bad input. The
-# radial functions have a file of their own (test_radial.py); here they meet a direction.
+# Closed forms of the von Mises-Fisher law against mpmath, their derivatives, and bad input. Those
+# of the concentration alone are in test_von_mises_fisher_closed_forms.py; a direction comes here.
 
 from __future__ import annotations
 
@@ -290,6 +290,16 @@ def test_gradients_are_finite(dim: int, k: float, dtype: torch.dtype) -> None:
         for term in terms:
             for grad in torch.autograd.grad(term, of, retain_graph=True):
                 assert grad.isfinite().all()
+
+
+def test_gradients_at_an_infinite_concentration_are_no_nan(dtype: torch.dtype) -> None:
+    # The slope k A'(k) of the divergence and that of A/k were infinity times 0.
+    for dim in (2, 3, 20):
+        k = torch.tensor(math.inf, dtype=dtype, requires_grad=True)
+        law = VonMisesFisher(directions(dim, dtype=dtype), k)
+        for value in (law.entropy(), law.variance.sum(), law.log_normalizer, law.mean.sum()):
+            (gradient,) = torch.autograd.grad(value, k)
+            assert not gradient.isnan()
 
 
 # Bad input

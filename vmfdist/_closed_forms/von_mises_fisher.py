@@ -83,7 +83,7 @@ __all__ = [
 
 
 def _stretch(dim: float) -> float:
-    """c / mu, by trial: a tenth more or less makes the series longer (tests/test_constants.py)."""
+    """c / mu, by trial: a tenth more or less makes the series longer (tests/test_tuning.py)."""
     bounds = ((3, 2.0), (5, 1.8), (8, 1.6), (12, 1.4), (24, 1.3), (100, 1.1))
     return next((stretch for bound, stretch in bounds if dim <= bound), 1.0)
 

@@ -9,7 +9,7 @@ Method: tail probabilities are Gauss-Legendre integrals over :math:`\theta = \ar
 point away from the mode, so that nothing is subtracted from 1, as far as a bound of the density
 says that it matters. The quantile is the solution of an equation for the normal score of the tail
 probability, a nearly linear function of u, by Halley's method. One regime serves all dimensions and
-concentrations. tests/test_quantile.py shows what the constants do.
+concentrations. tests/test_quadrature.py shows what the constants do.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from torch.distributions import kl_divergence
 from commands import assert_help_names, assert_one_line, assert_options_refused
 from vmfdist import HypersphericalUniform
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PNG = b"\x89PNG\r\n\x1a\n"
 NUMBER = r"(-?\d+\.\d+)"
 

@@ -23,7 +23,7 @@ from scipy import stats
 from commands import assert_help_names, assert_one_line, assert_options_refused
 from vmfdist import VonMisesFisher
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def load(name: str) -> Iterator[ModuleType]:

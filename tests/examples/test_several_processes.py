@@ -14,7 +14,7 @@ import torch
 import several_processes as worker
 from several_processes import BATCH, ELBOS, SEED, Loss, model_and_data, set_seed
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 COUNT = 2
 
 

@@ -26,7 +26,7 @@ from cases import assert_mean
 from commands import assert_one_line, assert_options_refused
 from vmfdist import HypersphericalUniform, VonMisesFisher
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PNG = b"\x89PNG\r\n\x1a\n"
 DECODERS = ("standard", "inputless", "bow", "inputless-bow")
 LAWS = ("gaussian", "batch-norm", "vmf", "vmf:20", "power-spherical:5")

@@ -19,7 +19,7 @@ from cases import assert_mean, directions
 from commands import assert_one_line, assert_options_refused
 from vmfdist import VonMisesFisher
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 MEAN, WALK, MIXTURE = "bayesian_mean_direction", "spherical_random_walk", "mixture_of_directions"
