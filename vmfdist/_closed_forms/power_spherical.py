@@ -1,19 +1,20 @@
 r"""The log-partition of the power spherical law, its derivatives and its divergence.
 
-For a dimension :math:`d \ge 2`, :math:`a = (d - 1)/2`, and a concentration :math:`k \ge 0`
+For a dimension :math:`d \ge 2`, :math:`\lambda = (d - 1)/2`, and a concentration :math:`k \ge 0`
 
 .. math::
 
-    \Phi(k) = \log \mathrm E\Bigl(\frac{1 + w}{2}\Bigr)^k
-            = \log \frac{\Gamma(a + k)\, \Gamma(2a)}{\Gamma(2a + k)\, \Gamma(a)} \le 0,
+    \Psi(k) = \log \mathrm E_0 \Bigl(\frac{1 + w}{2}\Bigr)^k
+            = \log \frac{\Gamma(\lambda + k)\, \Gamma(2\lambda)}{\Gamma(2\lambda + k)\,
+              \Gamma(\lambda)} \le 0,
 
-where w is a coordinate of a uniform unit vector: (1 + w)/2 has the law Beta(a, a), and under the
-power spherical law of concentration k Beta(a + k, a). Its derivatives are the cumulants of
-log((1 + w)/2) under that law.
+where w is the cosine of a uniform unit vector: (1 + w)/2 has the law Beta(lambda, lambda), and
+under the power spherical law of concentration k Beta(alpha, lambda), alpha = lambda + k. Its
+derivatives are the cumulants of log((1 + w)/2) under that law.
 
 Method: as for the von Mises-Fisher law, a closed-form leading term without cancellation that is
 right at both ends, and a Chebyshev series in :math:`2p - 1`, :math:`p = c / (k + c)`,
-:math:`c = \max(a, 1)`, for what it leaves. The leading terms come from Stirling's formula.
+:math:`c = \max(\lambda, 1)`, for what it leaves. The leading terms come from Stirling's formula.
 
 Accuracy: docs/accuracy. At most 8 eps (values), 16 (first derivatives) and 64 (second).
 
@@ -71,66 +72,67 @@ def _series_length(dim: int) -> int:
 @functools.lru_cache(maxsize=128)
 @working_precision()
 def _leading_constants(dim: int) -> tuple[Decimal, Decimal, Decimal]:
-    """g, b and e of the leading terms a log(1 + g k) and a log(1 + b k^2 / (1 + e k)).
+    """slope, bend and stretch of two leading terms.
 
-    The first has the slope of -Phi at 0. The second agrees with the divergence to second order at 0
+    They are lam log(1 + slope k), with the slope of -Psi at 0, and
+    lam log(1 + bend k^2 / (1 + stretch k)), which agrees with the divergence to second order at 0
     and but for what vanishes at infinity.
     """
-    a = Decimal(dim - 1) / 2
-    slope = (polygamma(0, 2 * a) - polygamma(0, a)) / a
-    bend = (polygamma(1, a) - polygamma(1, 2 * a)) / (2 * a)
-    limit = ((log_gamma(a) - log_gamma(2 * a)) / a - 1).exp()
+    lam = Decimal(dim - 1) / 2
+    slope = (polygamma(0, 2 * lam) - polygamma(0, lam)) / lam
+    bend = (polygamma(1, lam) - polygamma(1, 2 * lam)) / (2 * lam)
+    limit = ((log_gamma(lam) - log_gamma(2 * lam)) / lam - 1).exp()
     return slope, bend, bend / limit
 
 
 @cached_constant(maxsize=1024)
 @working_precision()
 def _scales(dim: int, dtype: torch.dtype) -> tuple[float, ...]:
-    """a, c and the constants of the leading terms: g, b, b/e and 1/e."""
+    """lam, c, slope, bend, bend/stretch, 1/stretch and 1."""
     slope, bend, stretch = _leading_constants(dim)
     leading = tuple(map(float, (slope, bend, bend / stretch, 1 / stretch)))
-    a = (dim - 1) / 2
-    return (a, max(a, 1.0), *leading, 1.0)
+    lam = (dim - 1) / 2
+    return (lam, max(lam, 1.0), *leading, 1.0)
 
 
-def _leading_rise(a: Any, slope: Any, bend: Any, k: Any) -> Any:
-    """Of Phi'(k) - Phi'(0), for tensors and decimals alike: right to first order at 0."""
-    return a * slope * (k / (k + slope / (2 * bend)))
+def _leading_rise(lam: Any, slope: Any, bend: Any, k: Any) -> Any:
+    """Of Psi'(k) - Psi'(0), for tensors and decimals alike: right to first order at 0."""
+    return lam * slope * (k / (k + slope / (2 * bend)))
 
 
 @functools.lru_cache(maxsize=128)
 @working_precision()
 def _fitted_series(dim: int) -> dict[str, tuple[Decimal, ...]]:
     """The corrections of the quantities below, by the name of their series."""
-    a = Decimal(dim - 1) / 2
-    c = max(a, Decimal(1))
+    lam = Decimal(dim - 1) / 2
+    c = max(lam, Decimal(1))
     slope, bend, stretch = _leading_constants(dim)
 
     @functools.cache
-    def corrections(t: Decimal) -> dict[str, Decimal]:
-        p = (t + 1) / 2
+    def corrections(x: Decimal) -> dict[str, Decimal]:
+        p = (x + 1) / 2
         k = c * (1 / p - 1)
-        x = a + k
-        y = x + a
-        log_beta = log_gamma(x) + log_gamma(a) - log_gamma(y)
-        phi = log_beta - 2 * log_gamma(a) + log_gamma(2 * a)
-        at_x, at_y = ([polygamma(n, z) for n in range(3)] for z in (x, y))
-        mean, variance, third = (p - q for p, q in zip(at_x, at_y, strict=True))
-        leading_divergence = a * (1 + bend * k * k / (1 + stretch * k)).ln()
-        product = x * y
-        # The entropy of (1 + w)/2, whose law is Beta(x, a), and its derivatives; of w it is log 2
-        # more.
-        digammas = (x - 1) * at_x[0] + (a - 1) * polygamma(0, a) - (y - 2) * at_y[0]
-        entropy_slope = (y - 2) * at_y[1] - (x - 1) * at_x[1]
-        entropy_curvature = at_y[1] - at_x[1] + (y - 2) * at_y[2] - (x - 1) * at_x[2]
-        cosine_variance = 4 * a * x / (y * y * (y + 1))
+        alpha = lam + k
+        z = alpha + lam
+        log_beta = log_gamma(alpha) + log_gamma(lam) - log_gamma(z)
+        psi = log_beta - 2 * log_gamma(lam) + log_gamma(2 * lam)
+        at_alpha, at_z = ([polygamma(n, at) for n in range(3)] for at in (alpha, z))
+        mean, variance, third = (p - q for p, q in zip(at_alpha, at_z, strict=True))
+        leading_divergence = lam * (1 + bend * k * k / (1 + stretch * k)).ln()
+        product = alpha * z
+        # The entropy of (1 + w)/2, whose law is Beta(alpha, lam), and its derivatives; of w it is
+        # log 2 more.
+        digammas = (alpha - 1) * at_alpha[0] + (lam - 1) * polygamma(0, lam) - (z - 2) * at_z[0]
+        entropy_slope = (z - 2) * at_z[1] - (alpha - 1) * at_alpha[1]
+        entropy_curvature = at_z[1] - at_alpha[1] + (z - 2) * at_z[2] - (alpha - 1) * at_alpha[2]
+        cosine_variance = 4 * lam * alpha / (z * z * (z + 1))
         return {
-            "partition": (-phi - a * (1 + slope * k).ln()) / (1 - p) ** 2,
-            "divergence": (k * mean - phi - leading_divergence) / ((1 - p) ** 2 * p),
-            "mean": (-mean / (1 + a / x).ln() - 1) / p,
-            "rise": (mean + a * slope - _leading_rise(a, slope, bend, k)) / ((1 - p) ** 2 * p),
-            "variance": (variance * product / a - 1) / p,
-            "third": (-third * product**2 / (a * (x + y)) - 1) / p,
+            "partition": (-psi - lam * (1 + slope * k).ln()) / (1 - p) ** 2,
+            "divergence": (k * mean - psi - leading_divergence) / ((1 - p) ** 2 * p),
+            "mean": (-mean / (1 + lam / alpha).ln() - 1) / p,
+            "rise": (mean + lam * slope - _leading_rise(lam, slope, bend, k)) / ((1 - p) ** 2 * p),
+            "variance": (variance * product / lam - 1) / p,
+            "third": (-third * product**2 / (lam * (alpha + z)) - 1) / p,
             "entropy": (4 / cosine_variance).ln() / 2 + log_beta - digammas,
             "entropy slope": entropy_slope * (k + c),
             "entropy curvature": entropy_curvature * (k + c) ** 2,
@@ -139,7 +141,7 @@ def _fitted_series(dim: int) -> dict[str, tuple[Decimal, ...]]:
     names = corrections(Decimal(0)).keys()
 
     def series(name: str) -> tuple[Decimal, ...]:
-        return fit(lambda t: corrections(t)[name], _series_length(dim))
+        return fit(lambda x: corrections(x)[name], _series_length(dim))
 
     return {name: series(name) for name in names}
 
@@ -157,9 +159,9 @@ class _Geometry:
     def __init__(self, k: Tensor, dim: int) -> None:
         self.given, self.dim = k, dim
         scales = as_tensors(_scales(dim, k.dtype), k)
-        self.a, self.c, self.slope, self.bend, self.limit, self.knee, self.one = scales
+        self.lam, self.c, self.slope, self.bend, self.limit, self.knee, self.one = scales
         self.k = finite(k)  # unbounded quantities add `excess`
-        self.x = self.k + self.a
+        self.alpha = self.k + self.lam
         self.p, self.q = self.c / (self.k + self.c), self.k / (self.k + self.c)
 
     @property
@@ -169,12 +171,12 @@ class _Geometry:
     def log1p_multiple(self, factor: Tensor, x: Tensor) -> Tensor:
         """log1p(factor x), x up to the largest number; in dimension 2 factors are above 1, up to 3.
 
-        There log1p(4y) = log1p(y) + log1p(3y / (1 + y)).
+        There log1p(4 x) = log1p(x) + log1p(3 x / (1 + x)).
         """
         if self.dim > 2:
             return torch.log1p(factor * x)
-        y = factor / 4 * x
-        return torch.log1p(y) + torch.log1p(3 * (y / (1 + y)))
+        x = factor / 4 * x
+        return torch.log1p(x) + torch.log1p(3 * (x / (1 + x)))
 
     def series(self, name: str) -> Tensor:
         return evaluate_series(_coefficients, self.dim, name, self.p + self.p - self.one)
@@ -182,24 +184,24 @@ class _Geometry:
 
 @with_derivative(lambda k, dim: mean_log(k, dim))
 def log_partition(k: Tensor, dim: int) -> Tensor:
-    """Phi = -(a log1p(g k) + q^2 e)."""
+    """Psi = -(lam log1p(slope k) + q^2 e)."""
     g = _Geometry(k, dim)
-    return -(g.a * g.log1p_multiple(g.slope, g.k) + g.q * g.q * g.series("partition")) - g.excess
+    return -(g.lam * g.log1p_multiple(g.slope, g.k) + g.q * g.q * g.series("partition")) - g.excess
 
 
 @with_derivative(lambda k, dim: variance_log(k, dim))
 def mean_log(k: Tensor, dim: int) -> Tensor:
-    """E log((1 + w)/2) = psi(x) - psi(x + a) = -log1p(a/x) (1 + p r), x = a + k."""
+    """E log((1 + w)/2), psi(alpha) - psi(alpha + lam) = -log1p(lam/alpha) (1 + p r)."""
     g = _Geometry(k, dim)
-    leading = torch.log1p(g.a / g.x)
+    leading = torch.log1p(g.lam / g.alpha)
     return -(leading + leading * (g.p * g.series("mean")))
 
 
 @with_derivative(lambda k, dim: _third_cumulant_log(k, dim))
 def variance_log(k: Tensor, dim: int) -> Tensor:
-    """Var log((1 + w)/2) = a / (x (x + a)) (1 + p r)."""
+    """Var log((1 + w)/2) = lam / (alpha (alpha + lam)) (1 + p r)."""
     g = _Geometry(k, dim)
-    leading = g.a / (g.x + g.a) / g.x
+    leading = g.lam / (g.alpha + g.lam) / g.alpha
     return leading + leading * (g.p * g.series("variance"))
 
 
@@ -210,43 +212,43 @@ def variance_log(k: Tensor, dim: int) -> Tensor:
     )
 )
 def _third_cumulant_log(k: Tensor, dim: int) -> Tensor:
-    """-a (2x + a) / (x (x + a))^2 (1 + p r)."""
+    """-lam (alpha + z) / (alpha z)^2 (1 + p r), z = alpha + lam."""
     g = _Geometry(k, dim)
-    y = g.x + g.a
-    leading = -(g.a / y / g.x) * ((g.x / y + g.one) / g.x)
+    z = g.alpha + g.lam
+    leading = -(g.lam / z / g.alpha) * ((g.alpha / z + g.one) / g.alpha)
     return leading + leading * (g.p * g.series("third"))
 
 
 @with_derivative(lambda k, dim: finite(k) * variance_log(k, dim))
 def kl_to_uniform(k: Tensor, dim: int) -> Tensor:
-    """k Phi' - Phi = a log1p(b k^2 / (1 + e k)) + p q^2 f."""
+    """k Psi' - Psi = lam log1p(bend k^2 / (1 + stretch k)) + p q^2 f."""
     g = _Geometry(k, dim)
-    leading = g.a * g.log1p_multiple(g.limit, g.k * (g.k / (g.k + g.knee)))
+    leading = g.lam * g.log1p_multiple(g.limit, g.k * (g.k / (g.k + g.knee)))
     return leading + g.p * g.q * g.q * g.series("divergence") + g.excess
 
 
 @with_derivative(lambda k, dim: variance_log(k, dim))
 def _mean_log_rise(k: Tensor, dim: int) -> Tensor:
-    """Phi'(k) - Phi'(0), by a closed form and p q^2 r."""
+    """Psi'(k) - Psi'(0), by a closed form and p q^2 r."""
     g = _Geometry(k, dim)
-    leading = _leading_rise(g.a, g.slope, g.bend, g.k)
+    leading = _leading_rise(g.lam, g.slope, g.bend, g.k)
     return leading + g.p * g.q * g.q * g.series("rise")
 
 
 @with_derivative(lambda k, dim: _mean_log_rise(k, dim))
 def kl_from_uniform(k: Tensor, dim: int) -> Tensor:
-    """Phi - k Phi'(0) = a (y - log1p(y)) - q^2 e, y = g k."""
-    g = _Geometry(k.clamp(max=stand_in(k.dtype)), dim)  # beyond, g k overflows in dimension 2
-    y = g.slope * g.k
-    linear = g.a * g.slope * (k - g.k)
-    return g.a * minus_log1p(y, 1 + y) - g.q * g.q * g.series("partition") + linear
+    """Psi - k Psi'(0) = lam (tau - log1p(tau)) - q^2 e, tau = slope k."""
+    g = _Geometry(k.clamp(max=stand_in(k.dtype)), dim)  # beyond, tau overflows in dimension 2
+    tau = g.slope * g.k
+    linear = g.lam * g.slope * (k - g.k)
+    return g.lam * minus_log1p(tau, 1 + tau) - g.q * g.q * g.series("partition") + linear
 
 
 def _kl_slope_in_first(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) -> Tensor:
-    """k1 Phi''(k1) - k2 M'(k1) (1 - separation), with the mean M of the cosine."""
+    """k1 Psi''(k1) - k2 M'(k1) (1 - separation), with the mean M of the cosine."""
     f1, f2 = finite(k1), finite(k2)
     s = _Shares(f1, dim)
-    slope = f1 * variance_log(f1, dim) - f2 / s.y * (2 * s.a) * (1 - separation)
+    slope = f1 * variance_log(f1, dim) - f2 / s.z * (2 * s.lam) * (1 - separation)
     return slope_to_point_mass(slope, k1, k2, separation)
 
 
@@ -266,7 +268,7 @@ def _kl_slope_in_second(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) ->
 def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) -> Tensor:
     """From the power spherical law of k1 to the von Mises-Fisher law of k2.
 
-    KL to uniform + Phi_vMF(k2) - k2 M(k1) (1 - separation), of which the last is half the squared
+    KL to uniform + Phi(k2) - k2 M(k1) (1 - separation), of which the last is half the squared
     distance between the mean directions; above k2 = d/2 without the two terms of size k2.
     """
     f2, mean = finite(k2), mean_cosine(k1, dim)
@@ -313,23 +315,23 @@ def log_tilt(near: Tensor, far: Tensor, k: Tensor, dim: int) -> Tensor:
 
 
 class _Shares:
-    """a and k as shares of y = 2a + k: powers of these stay in range; 2a/y + k/y = 1."""
+    """lam and k as shares of z = 2 lam + k: powers of these stay in range; 2 lam/z + k/z = 1."""
 
     def __init__(self, k: Tensor, dim: int) -> None:
         k = finite(k)
-        self.y = k + (dim - 1)
-        self.a, self.k = (dim - 1) / 2 / self.y, k / self.y
+        self.z = k + (dim - 1)
+        self.lam, self.k = (dim - 1) / 2 / self.z, k / self.z
 
 
 def _mean_cosine_slope(k: Tensor, dim: int) -> Tensor:
-    """M' = 2a / y^2."""
+    """M' = 2 lam / z^2."""
     s = _Shares(k, dim)
-    return 2 * s.a / s.y
+    return 2 * s.lam / s.z
 
 
 @with_derivative(_mean_cosine_slope)
 def mean_cosine(k: Tensor, dim: int) -> Tensor:
-    """E w = k / y, y = d - 1 + k, which is M."""
+    """M = E w = k / z, z = d - 1 + k."""
     return _Shares(k, dim).k
 
 
@@ -339,47 +341,47 @@ def one_minus_mean_cosine(k: Tensor, dim: int) -> Tensor:
 
 
 def _cosine_variance_curvature(k: Tensor, dim: int) -> Tensor:
-    """8a (k (3 y (y + 1) + 1) - a (2y + 1)) / (y^4 (y + 1)^3)."""
+    """8 lam (k (3 z (z + 1) + 1) - lam (2 z + 1)) / (z^4 (z + 1)^3)."""
     s = _Shares(k, dim)
-    rest = 1 / s.y
-    change = s.k * (3 + rest * (3 + rest)) - s.a * rest * (2 + rest)
-    return 8 * s.a / (s.y + 1) * (change / (s.y + 1)) / (s.y + 1)
+    rest = 1 / s.z
+    change = s.k * (3 + rest * (3 + rest)) - s.lam * rest * (2 + rest)
+    return 8 * s.lam / (s.z + 1) * (change / (s.z + 1)) / (s.z + 1)
 
 
 @with_derivative(_cosine_variance_curvature)
 def _cosine_variance_slope(k: Tensor, dim: int) -> Tensor:
-    """-4a (y (a + 2k) + k) / (y^3 (y + 1)^2)."""
+    """-4 lam (z (lam + 2 k) + k) / (z^3 (z + 1)^2)."""
     s = _Shares(k, dim)
-    return -4 * s.a / (s.y + 1) * ((s.a + s.k * (2 + 1 / s.y)) / (s.y + 1))
+    return -4 * s.lam / (s.z + 1) * ((s.lam + s.k * (2 + 1 / s.z)) / (s.z + 1))
 
 
 @with_derivative(_cosine_variance_slope)
 def cosine_variance(k: Tensor, dim: int) -> Tensor:
-    """Var w = 4 a x / (y^2 (y + 1)), x = a + k, y = 2a + k."""
+    """Var w = 4 lam alpha / (z^2 (z + 1)), alpha = lam + k, z = 2 lam + k."""
     s = _Shares(k, dim)
-    return 4 * s.a * ((s.a + s.k) / (s.y + 1))
+    return 4 * s.lam * ((s.lam + s.k) / (s.z + 1))
 
 
 def _tangent_variance_curvature(k: Tensor, dim: int) -> Tensor:
-    """4 (y^3 - a (3 y (y + 1) + 1)) / (y (y + 1))^3."""
+    """4 (z^3 - lam (3 z (z + 1) + 1)) / (z (z + 1))^3."""
     s = _Shares(k, dim)
-    rest = 1 / s.y
-    change = s.k - s.a * (1 + rest * (3 + rest))
-    return 4 / (s.y + 1) * (change / (s.y + 1)) / (s.y + 1)
+    rest = 1 / s.z
+    change = s.k - s.lam * (1 + rest * (3 + rest))
+    return 4 / (s.z + 1) * (change / (s.z + 1)) / (s.z + 1)
 
 
 @with_derivative(_tangent_variance_curvature)
 def _tangent_variance_slope(k: Tensor, dim: int) -> Tensor:
-    """2 (a - k y) / (y (y + 1))^2."""
+    """2 (lam - k z) / (z (z + 1))^2."""
     s = _Shares(k, dim)
-    return 2 / (s.y + 1) * ((s.a / s.y - s.k) / (s.y + 1))
+    return 2 / (s.z + 1) * ((s.lam / s.z - s.k) / (s.z + 1))
 
 
 @with_derivative(_tangent_variance_slope)
 def tangent_variance(k: Tensor, dim: int) -> Tensor:
-    """E (1 - w^2) / (d - 1) = 2 x / (y (y + 1)), the variance across the mean direction."""
+    """E (1 - w^2) / (d - 1) = 2 alpha / (z (z + 1)), the variance across the mean direction."""
     s = _Shares(k, dim)
-    return torch.where(torch.isinf(k), 0.0, 2 * ((s.a + s.k) / (s.y + 1)))
+    return torch.where(torch.isinf(k), 0.0, 2 * ((s.lam + s.k) / (s.z + 1)))
 
 
 @with_derivative(
@@ -405,5 +407,5 @@ def _cosine_entropy_slope(k: Tensor, dim: int) -> Tensor:
 def cosine_entropy(k: Tensor, dim: int) -> Tensor:
     """That of the law of w: log(Var w)/2 + r, and r = log(2 pi e)/2 where w is normal."""
     g, s = _Geometry(k, dim), _Shares(k, dim)
-    log_variance = torch.log(4 * s.a * (s.a + s.k)) - torch.log(s.y + 1)
+    log_variance = torch.log(4 * s.lam * (s.lam + s.k)) - torch.log(s.z + 1)
     return log_variance / 2 + g.series("entropy") - g.excess

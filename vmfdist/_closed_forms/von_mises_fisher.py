@@ -83,7 +83,7 @@ __all__ = [
 
 
 def _stretch(dim: float) -> float:
-    """c / mu, by trial: a tenth more or less makes the series longer (tests/test_tuning.py)."""
+    """c / rho, by trial: a tenth more or less makes the series longer (tests/test_tuning.py)."""
     bounds = ((3, 2.0), (5, 1.8), (8, 1.6), (12, 1.4), (24, 1.3), (100, 1.1))
     return next((stretch for bound, stretch in bounds if dim <= bound), 1.0)
 
@@ -94,10 +94,10 @@ def _series_length(dim: float) -> int:
     return next((length for bound, length in bounds if dim <= bound), 24)
 
 
-def _leading_curvature(lam: Any, mu: Any, k: Any, s: Any, w: Any) -> Any:
-    """The second derivative of Amos's bound k/w, for tensors and decimals alike."""
-    m = mu / s
-    return -(k / s) * (2 * lam / w + m * m + 2 * m * (mu / w)) / w / w
+def _leading_curvature(lam: Any, rho: Any, k: Any, s: Any, b: Any) -> Any:
+    """The second derivative of Amos's bound k/b, for tensors and decimals alike."""
+    ratio = rho / s
+    return -(k / s) * (2 * lam / b + ratio * ratio + 2 * ratio * (rho / b)) / b / b
 
 
 @functools.lru_cache(maxsize=128)
@@ -105,17 +105,17 @@ def _leading_curvature(lam: Any, mu: Any, k: Any, s: Any, w: Any) -> Any:
 def _fitted_series(dim: float) -> dict[str, tuple[Decimal, ...]]:
     """The corrections of the quantities below, by the name of their series."""
     d = Decimal(dim)
-    lam, mu = (d - 1) / 2, (d + 1) / 2
-    c = Decimal(_stretch(dim)) * mu
+    lam, rho = (d - 1) / 2, (d + 1) / 2
+    c = Decimal(_stretch(dim)) * rho
 
     @functools.cache
-    def corrections(t: Decimal) -> dict[str, Decimal]:
-        p = (t + 1) / 2
+    def corrections(x: Decimal) -> dict[str, Decimal]:
+        p = (x + 1) / 2
         k = c * (1 / (p * p) - 1).sqrt()
-        s = (k * k + mu * mu).sqrt()
-        w = lam + s
-        x = k * k / (s + mu)
-        log_term = lam * (1 + x / d).ln()
+        s = (k * k + rho * rho).sqrt()
+        b = lam + s
+        y = k * k / (s + rho)
+        log_term = lam * (1 + y / d).ln()
         phi, a = log_partition_and_ratio(d, k)
         # Riccati's equation A' = 1 - A^2 - (d-1) A/k (DLMF 10.29.2) and its derivatives.
         slope = 1 - a * a - (d - 1) * a / k
@@ -123,18 +123,18 @@ def _fitted_series(dim: float) -> dict[str, tuple[Decimal, ...]]:
         curvature = -2 * a * slope - (d - 1) * across_slope
         across_curvature = (curvature - 2 * across_slope) / k
         third = -2 * (slope * slope + a * curvature) - (d - 1) * across_curvature
-        leading_slope = (lam + mu * mu / s) / (w * w)
+        leading_slope = (lam + rho * rho / s) / (b * b)
         return {
-            "partition": (phi - x + log_term) / (1 - p),
-            "divergence": (k * a - phi - log_term - x / w) / (1 - p),
-            "ratio": (a * w / k - 1) / (p * p * (1 - p)),
+            "partition": (phi - y + log_term) / (1 - p),
+            "divergence": (k * a - phi - log_term - y / b) / (1 - p),
+            "ratio": (a * b / k - 1) / (p * p * (1 - p)),
             "slope": (slope / leading_slope - 1) / p,
-            "curvature": (curvature / _leading_curvature(lam, mu, k, s, w) - 1) / p,
-            "third": third / (leading_slope * leading_slope) * mu / 6,
+            "curvature": (curvature / _leading_curvature(lam, rho, k, s, b) - 1) / p,
+            "third": third / (leading_slope * leading_slope) * rho / 6,
         }
 
     def series(name: str) -> tuple[Decimal, ...]:
-        return fit(lambda t: corrections(t)[name], _series_length(dim))
+        return fit(lambda x: corrections(x)[name], _series_length(dim))
 
     names = ("partition", "divergence", "ratio", "slope", "curvature", "third")
     return {name: series(name) for name in names}
@@ -148,13 +148,13 @@ _NEWTON_STEPS = 5  # from Amos's bound: 1e-11 is left in dimension 2 by one fewe
 def _fitted_inverse(dim: float) -> tuple[Decimal, ...]:
     """The correction of the inverse of A, by Newton's method in decimals at every node."""
     d = Decimal(dim)
-    lam, mu = (d - 1) / 2, (d + 1) / 2
-    c = Decimal(_stretch(dim)) * mu
+    lam, rho = (d - 1) / 2, (d + 1) / 2
+    c = Decimal(_stretch(dim)) * rho
 
-    def correction(t: Decimal) -> Decimal:
-        p = (t + 1) / 2
+    def correction(x: Decimal) -> Decimal:
+        p = (x + 1) / 2
         start = c * (1 / (p * p) - 1).sqrt()
-        target = start / (lam + (start * start + mu * mu).sqrt())
+        target = start / (lam + (start * start + rho * rho).sqrt())
         k = start
         for _ in range(_NEWTON_STEPS):
             _, a = log_partition_and_ratio(d, k)
@@ -166,7 +166,7 @@ def _fitted_inverse(dim: float) -> tuple[Decimal, ...]:
 
 @working_precision()
 def _times_one_minus_p(coefficients: tuple[Decimal, ...]) -> tuple[Decimal, ...]:
-    """The series of (1 - p) e = (1 - t)/2 e, by t T_i = (T_{i+1} + T_{i-1}) / 2."""
+    """The series of (1 - p) e = (1 - x)/2 e, by x T_i = (T_{i+1} + T_{i-1}) / 2."""
     product = [Decimal(0)] * (len(coefficients) + 1)
     for i, coefficient in enumerate(coefficients):
         product[i] += coefficient / 2
@@ -191,9 +191,9 @@ def _coefficients(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...
 
 @cached_constant(maxsize=1024)
 def _scales(dim: float, dtype: torch.dtype) -> tuple[float, ...]:
-    """lam, mu, c, d and 1."""
-    lam, mu = (dim - 1) / 2, (dim + 1) / 2
-    return (lam, mu, _stretch(dim) * mu, float(dim), 1.0)
+    """lam, rho, c, d and 1."""
+    lam, rho = (dim - 1) / 2, (dim + 1) / 2
+    return (lam, rho, _stretch(dim) * rho, float(dim), 1.0)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -212,10 +212,10 @@ class _Geometry:
     def __init__(self, k: Tensor, dim: float) -> None:
         self.given, self.dim = k, dim
         scales = as_tensors(_scales(dim, k.dtype), k)
-        self.lam, self.mu, c, self.d, self.one = scales
+        self.lam, self.rho, c, self.d, self.one = scales
         self.k = finite(k)  # unbounded quantities add `excess`
-        self.s = torch.hypot(self.k, self.mu)
-        self.w = self.s + self.lam
+        self.s = torch.hypot(self.k, self.rho)
+        self.b = self.s + self.lam
         root = torch.hypot(self.k, c)
         self.p = c / root
         self.q = self.k * (self.k / (root + c)) / root  # 1 - p
@@ -226,16 +226,16 @@ class _Geometry:
 
     @property
     def h(self) -> Tensor:
-        return self.mu * (self.mu / (self.s + self.k))  # s - k
+        return self.rho * (self.rho / (self.s + self.k))  # s - k
 
     @property
     def slope(self) -> Tensor:
         """L', the derivative of Amos's bound."""
-        return (self.lam / self.w + (self.mu / self.s) * (self.mu / self.w)) / self.w
+        return (self.lam / self.b + (self.rho / self.s) * (self.rho / self.b)) / self.b
 
     @property
-    def x(self) -> Tensor:
-        return self.k * (self.k / (self.s + self.mu))  # s - mu
+    def y(self) -> Tensor:
+        return self.k * (self.k / (self.s + self.rho))  # s - rho
 
     def series(self, name: str) -> Tensor:
         return evaluate_series(_coefficients, self.dim, name, self.p + self.p - self.one)
@@ -243,34 +243,34 @@ class _Geometry:
 
 @with_derivative(lambda k, dim: mean_resultant_length(k, dim))
 def log_partition(k: Tensor, dim: float) -> Tensor:
-    """Phi = x - lam log1p(x/d) + q e, with x = s - mu."""
+    """Phi = y - lam log1p(y/d) + q e, with y = s - rho."""
     g = _Geometry(k, dim)
-    x = g.x
-    return x - g.lam * torch.log1p(x / g.d) + g.q * g.series("partition") + g.excess
+    y = g.y
+    return y - g.lam * torch.log1p(y / g.d) + g.q * g.series("partition") + g.excess
 
 
 @with_derivative(lambda k, dim: mean_resultant_length_derivative(k, dim))
 def mean_resultant_length(k: Tensor, dim: float) -> Tensor:
-    """A = L (1 + p^2 q a), where L = k/w is Amos's bound; tanh(k) in dimension 1."""
+    """A = L (1 + p^2 q a), where L = k/b is Amos's bound; tanh(k) in dimension 1."""
     if dim == 1:
         return torch.tanh(k)
     g = _Geometry(k, dim)
-    bound = g.k / g.w
+    bound = g.k / g.b
     return bound + bound * (g.p * g.p * g.q * g.series("ratio"))
 
 
 @with_derivative(lambda k, dim: -mean_resultant_length_derivative(k, dim))
 def one_minus_mean_resultant_length(k: Tensor, dim: float) -> Tensor:
-    """1 - A = (lam + h)/w - L p^2 q a."""
+    """1 - A = (lam + h)/b - L p^2 q a."""
     if dim == 1:
         return 2 * torch.sigmoid(-2 * k)
     g = _Geometry(k, dim)
-    return (g.lam + g.h) / g.w - g.k / g.w * (g.p * g.p * g.q * g.series("ratio"))
+    return (g.lam + g.h) / g.b - g.k / g.b * (g.p * g.p * g.q * g.series("ratio"))
 
 
 @with_derivative(lambda k, dim: mean_resultant_length_second_derivative(k, dim))
 def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
-    """A' = L' (1 + p a1), L' = (lam s + mu^2) / (s w^2); 1/d at k = 0."""
+    """A' = L' (1 + p a1), L' = (lam s + rho^2) / (s b^2); 1/d at k = 0."""
     if dim == 1:
         return 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
     if dim < _lowest_fitted():
@@ -288,7 +288,7 @@ def mean_resultant_length_second_derivative(k: Tensor, dim: float) -> Tensor:
     if dim < _lowest_fitted():
         return _FromNext(k, dim).curvature
     g = _Geometry(k, dim)
-    leading = _leading_curvature(g.lam, g.mu, g.k, g.s, g.w)
+    leading = _leading_curvature(g.lam, g.rho, g.k, g.s, g.b)
     return leading + leading * (g.p * g.series("curvature"))
 
 
@@ -300,7 +300,7 @@ def mean_resultant_length_second_derivative(k: Tensor, dim: float) -> Tensor:
     )
 )
 def mean_resultant_length_third_derivative(k: Tensor, dim: float) -> Tensor:
-    """A''' = 6/mu L'^2 a3, which changes sign: no leading term stands beside the series."""
+    """A''' = 6/rho L'^2 a3, which changes sign: no leading term stands beside the series."""
     if dim == 1:
         square = 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)  # of the hyperbolic secant
         return square * (4 - 6 * square)
@@ -308,7 +308,7 @@ def mean_resultant_length_third_derivative(k: Tensor, dim: float) -> Tensor:
         return _FromNext(k, dim).third
     g = _Geometry(k, dim)
     leading = g.slope
-    return 6 / g.mu * leading * (leading * g.series("third"))
+    return 6 / g.rho * leading * (leading * g.series("third"))
 
 
 # As d -> 1 the derivatives of A fall off like exp(-2k) at first, then like lam/k^2, and what a
@@ -317,14 +317,15 @@ _lowest_fitted = fixed(1.15)
 
 
 class _FromNext:
-    """Derivatives of A_d = k b, b = 1/(d + k A_{d+2}) by those two dimensions above.
+    """Derivatives of A by those two dimensions above, with A/k = 1 / (d + k A_{d+2}).
 
-    With R = (k A_{d+2})' and S = d - k^2 A_{d+2}', S' = -k R', which is d but for rounding:
-    A' = b^2 S is right to an error of some eps b^2.
+    With the rise (k A_{d+2})' and the rest d - k^2 A_{d+2}', whose derivative is -k times that of
+    the rise, and which is d but for rounding: A' = (A/k)^2 rest is right to an error of some eps
+    (A/k)^2.
     """
 
     def __init__(self, k: Tensor, dim: float) -> None:
-        self.k, self.b = finite(k), tangent_variance(k, dim)
+        self.k, self.across = finite(k), tangent_variance(k, dim)
         a, slope = mean_resultant_length(k, dim + 2), mean_resultant_length_derivative(k, dim + 2)
         curvature = mean_resultant_length_second_derivative(k, dim + 2)
         third = mean_resultant_length_third_derivative(k, dim + 2)
@@ -334,19 +335,20 @@ class _FromNext:
 
     @property
     def slope(self) -> Tensor:
-        return self.b * self.b * self.rest
+        return self.across * self.across * self.rest
 
     @property
     def curvature(self) -> Tensor:
-        return -self.b * self.b * (2 * self.b * self.rise * self.rest + self.k * self.bend)
+        across = self.across
+        return -across * across * (2 * across * self.rise * self.rest + self.k * self.bend)
 
     @property
     def third(self) -> Tensor:
-        k, b = self.k, self.b
-        inner = 3 * b * self.rise * self.rise * self.rest - self.bend * (
+        k, across = self.k, self.across
+        inner = 3 * across * self.rise * self.rise * self.rest - self.bend * (
             self.rest - 2 * k * self.rise
         )
-        return b * b * (2 * b * inner - self.bend - k * self.turn)
+        return across * across * (2 * across * inner - self.bend - k * self.turn)
 
 
 def _tangent_variance_slope(k: Tensor, dim: float) -> Tensor:
@@ -370,10 +372,10 @@ def _kl_slope(k: Tensor, dim: float) -> Tensor:
 
 @with_derivative(_kl_slope)
 def kl_to_uniform(k: Tensor, dim: float) -> Tensor:
-    """k A - Phi = lam log1p(x/d) + x/w + q f, all terms positive."""
+    """k A - Phi = lam log1p(y/d) + y/b + q f, all terms positive."""
     g = _Geometry(k, dim)
-    x = g.x
-    leading = torch.addcmul(x / g.w, g.lam, torch.log1p(x / g.d))
+    y = g.y
+    leading = torch.addcmul(y / g.b, g.lam, torch.log1p(y / g.d))
     return leading.addcmul_(g.q, g.series("divergence")) + g.excess
 
 
@@ -381,47 +383,47 @@ def kl_to_uniform(k: Tensor, dim: float) -> Tensor:
 def log_density_at_mode(k: Tensor, dim: float) -> Tensor:
     """k - Phi - log|S|; for k > d/2 without its terms of size k and d, which cancel.
 
-    lam log(w / 2 pi) - h - q e + 1/2 - log(2)/2 + delta(d/2), delta Stirling's remainder.
+    lam log(b / 2 pi) - h - q e + 1/2 - log(2)/2 + delta(d/2), delta Stirling's remainder.
     """
     g = _Geometry(k, dim)
-    x = g.x
+    y = g.y
     correction = g.q * g.series("partition_absolute")
-    phi = torch.addcmul(x + correction, g.lam, torch.log1p(x / g.d), value=-1.0)
+    phi = torch.addcmul(y + correction, g.lam, torch.log1p(y / g.d), value=-1.0)
     constant = 0.5 - 0.5 * math.log(2) + stirling_remainder(dim)
-    above = torch.addcmul(constant - (g.h + correction), g.lam, torch.log(g.w / (2 * pi())))
+    above = torch.addcmul(constant - (g.h + correction), g.lam, torch.log(g.b / (2 * pi())))
     return torch.where(g.k < dim / 2, (g.k - phi) - log_sphere_area(dim), above) + g.excess
 
 
-# The next functions are given the order: the dimension 2v + 2 keeps nothing of a small one.
+# The next functions are given the order: the dimension 2 nu + 2 keeps nothing of a small one.
 
 
 @cached_constant(maxsize=1024)
 @working_precision()
 def _log_gamma_one_plus(order: float) -> float:
-    """log Gamma(1 + v), from its Taylor series where 1 + v would be 1."""
-    v = Decimal(order)
+    """log Gamma(1 + nu), from its Taylor series where 1 + nu would be 1."""
+    nu = Decimal(order)
     if order < 1e-20:
-        return float(v * (polygamma(0, Decimal(1)) + v / 2 * polygamma(1, Decimal(1))))
-    return float(log_gamma(1 + v))
+        return float(nu * (polygamma(0, Decimal(1)) + nu / 2 * polygamma(1, Decimal(1))))
+    return float(log_gamma(1 + nu))
 
 
 def _log_bessel_near_zero(g: _Geometry, order: float, correction: Tensor) -> Tensor:
-    """log I_v(k), all but 0 for small k and v: Phi + v log(k/2) - log Gamma(1 + v)."""
-    x = g.x
-    phi = x - g.lam * torch.log1p(x / g.d) + correction
+    """log I_nu(k), all but 0 for small k and nu: Phi + nu log(k/2) - log Gamma(1 + nu)."""
+    y = g.y
+    phi = y - g.lam * torch.log1p(y / g.d) + correction
     if order == 0:  # at k = 0 the limit is 0 times infinity
         return phi
     return phi + (order * torch.log(g.k / 2) - _log_gamma_one_plus(order))
 
 
 def _log_bessel_scaled(g: _Geometry, order: float, correction: Tensor) -> Tensor:
-    """log(I_v(k) e^-k), without a term of size k or log-gamma.
+    """log(I_nu(k) e^-k), without a term of size k or log-gamma.
 
-    h - v log1p((lam + h)/k) - log(w/2)/2 + q e - 1/2 - log(2 pi)/2 - delta(d/2).
+    h - nu log1p((lam + h)/k) - log(b/2)/2 + q e - 1/2 - log(2 pi)/2 - delta(d/2).
     """
     h = g.h
     constant = 0.5 + 0.5 * math.log(2 * pi()) + stirling_remainder(g.dim)
-    logs = 0.5 * torch.log(g.w / 2)
+    logs = 0.5 * torch.log(g.b / 2)
     if order > 0:
         logs = logs + order * torch.log1p((g.lam + h) / g.k)
     return h - logs + (correction - constant)
@@ -434,7 +436,7 @@ def _log_bessel_slope(k: Tensor, order: float) -> Tensor:
 
 @with_derivative(_log_bessel_slope)
 def log_bessel(k: Tensor, order: float) -> Tensor:
-    """log I_v(k)."""
+    """log I_nu(k)."""
     g = _Geometry(k, 2 * order + 2)
     correction = g.q * g.series("partition_absolute")
     result = g.k + _log_bessel_scaled(g, order, correction)
@@ -450,7 +452,7 @@ def _log_bessel_scaled_slope(k: Tensor, order: float) -> Tensor:
 
 @with_derivative(_log_bessel_scaled_slope)
 def log_bessel_scaled(k: Tensor, order: float) -> Tensor:
-    """log(I_v(k) e^-k)."""
+    """log(I_nu(k) e^-k)."""
     g = _Geometry(k, 2 * order + 2)
     correction = g.q * g.series("partition_absolute")
     result = _log_bessel_scaled(g, order, correction)
@@ -581,14 +583,15 @@ def kl_to_another(k1: Tensor, k2: Tensor, separation: Tensor, dim: float) -> Ten
     The Bregman divergence Phi(k2) - Phi(k1) - A(k1) (k2 - k1) and k2 A(k1) separation, which is
     half the squared distance between the mean directions.
 
-    Leading part of the first, s at the scale mu: lam (y - log1p(y)) + gap / w1, y = (s2 - s1) / w1.
+    Leading part of the first, s at the scale rho: lam (tau - log1p(tau)) + gap / b1 with
+    tau = (s2 - s1) / b1.
     Correction: E(x2) - E(x1) - E'(x1) x'(k1) (k2 - k1) by divided differences.
     """
     f1, f2 = finite(k1), finite(k2)
-    lam, mu = (dim - 1) / 2, (dim + 1) / 2
-    pair = _Pair(f1, f2, mu)
-    w1, w2 = lam + pair.s1, lam + pair.s2
-    leading = lam * minus_log1p(pair.rise / w1, w2 / w1) + pair.gap_over(w1)
+    lam, rho = (dim - 1) / 2, (dim + 1) / 2
+    pair = _Pair(f1, f2, rho)
+    b1, b2 = lam + pair.s1, lam + pair.s2
+    leading = lam * minus_log1p(pair.rise / b1, b2 / b1) + pair.gap_over(b1)
     e = _CorrectionPair(f1, f2, dim)
     # p2 - p1 - p'(k1) (k2 - k1) = c (k1 delta rise - s1 gap) / (s1^3 s2)
     bend = e.p1 * (e.sine1 * e.step2 * (e.rise / e.s1) - e.gap_over(e.s1, e.s2))
@@ -605,12 +608,12 @@ def kl_to_another(k1: Tensor, k2: Tensor, separation: Tensor, dim: float) -> Ten
 def mean_resultant_length_difference(k1: Tensor, k2: Tensor, dim: float) -> Tensor:
     """A(k2) - A(k1), to full relative accuracy.
 
-    Leading part k2/w2 - k1/w1 = delta (lam + (2 mu^2 + gap)/(s1 + s2)) / (w1 w2); correction
+    Leading part k2/b2 - k1/b1 = delta (lam + (2 rho^2 + gap)/(s1 + s2)) / (b1 b2); correction
     E'(x2) x'(k2) - E'(x1) x'(k1) with x'(k) = -2 c k / s^3.
     """
     k1, k2 = finite(k1), finite(k2)
-    lam, mu = (dim - 1) / 2, (dim + 1) / 2
-    pair = _Pair(k1, k2, mu)
+    lam, rho = (dim - 1) / 2, (dim + 1) / 2
+    pair = _Pair(k1, k2, rho)
     leading = pair.delta / (lam + pair.s1) * ((lam + pair.inner) / (lam + pair.s2))
     e = _CorrectionPair(k1, k2, dim)
     slope_change = e.dx * (e.second112 + e.second122())
