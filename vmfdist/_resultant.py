@@ -4,10 +4,11 @@ The weighted mean of n unit vectors is sufficient for a von Mises-Fisher law: it
 maximum-likelihood mean direction, and its length R determines the concentration. At high
 concentration that depends on 1 - R, which a rounded length does not hold. Since
 
-.. math:: 1 - R^2 = \frac{\sum_i w_i |x_i - \bar x|^2}{\sum_i w_i}
+.. math:: 1 - R^2 = \frac{\sum_i \omega_i |x_i - \bar x|^2}{\sum_i \omega_i}
 
-for unit vectors, it is formed from differences, and taken in float64 whatever the data. That the
-lengths of rounded vectors are off by eps shows in these in its square only.
+for unit vectors with weights :math:`\omega_i`, it is formed from differences, and taken in float64
+whatever the data. That the lengths of rounded vectors are off by eps shows in these in its square
+only.
 
 References:
     * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 10.3.1.
@@ -74,10 +75,10 @@ def resultant(samples: Tensor, weights: Tensor | None = None) -> Resultant:
     first = samples.new_zeros((), dtype=torch.float64)
     second = first
     rows = max(1, _BLOCK_NUMBERS // max(1, math.prod(shape[:-1]) * samples.shape[-1]))
-    for x, w in zip(samples.split(rows, -2), weights.split(rows, -1), strict=True):
+    for x, weight in zip(samples.split(rows, -2), weights.split(rows, -1), strict=True):
         deviation = x.double() - origin
-        first = first + torch.einsum("...n,...nd->...d", w, deviation)
-        second = second + (w * deviation.square().sum(-1)).sum(-1)
+        first = first + torch.einsum("...n,...nd->...d", weight, deviation)
+        second = second + (weight * deviation.square().sum(-1)).sum(-1)
 
     total = weights.sum(-1)
     empty = total <= 0  # not where it is NaN, which stays NaN

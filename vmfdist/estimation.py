@@ -10,9 +10,9 @@ and, but for the first two, without gradients. Samples are checked where torch c
 of distributions, which ``torch.distributions.Distribution.set_default_validate_args`` switches.
 
 Cone and test of mean directions rest on the same two facts about the resultant of n vectors, of
-length S, and its angle a to the true mean direction. If the concentration k is known,
-:math:`2 k S (1 - \cos a)` follows the chi squared law with d - 1 degrees of freedom, for large n or
-large k. And if k is large, :math:`2 k (n - S)` follows that with (n - 1)(d - 1), independently
+length S, and its angle :math:`\alpha` to the true mean direction. If the concentration k is known,
+:math:`2 k S (1 - \cos\alpha)` follows the chi squared law with d - 1 degrees of freedom, for large
+n or large k. And if k is large, :math:`2 k (n - S)` follows that with (n - 1)(d - 1), independently
 (Watson 1956). So with an estimate of k in its place the first makes an F statistic. The classical
 forms for high concentration take (n - 1)(d - 1)/(n - S) for 2k. The estimate here is that of Schou
 (1978), the bias-corrected one of the fit. It tends to the classical one as k grows (in dimension 3
@@ -173,13 +173,13 @@ def confidence_cone(samples: Tensor, level: float = 0.95) -> Tensor:
     With the length S of the resultant of n vectors and the bias-corrected concentration k of
     :meth:`vmfdist.VonMisesFisher.fit`,
 
-    .. math:: 1 - \cos a = \frac{d - 1}{2 k S}\, F_{d-1,\,(n-1)(d-1)}(p),
+    .. math:: 1 - \cos\alpha = \frac{d - 1}{2 k S}\, F_{d-1,\,(n-1)(d-1)}(p),
 
     where the last factor is the quantile of the F law at ``level`` p. For high concentration in
     dimension 3 it is Fisher's (1953) cone,
-    :math:`1 - \cos a = \frac{n - S}{S} ((1-p)^{-1/(n-1)} - 1)`. It is the whole sphere, an angle of
-    :math:`\pi`, where the samples do not tell a direction: where :math:`S^2 \le n`, one sample and
-    a resultant of 0 included. It is 0 where two or more samples are all equal.
+    :math:`1 - \cos\alpha = \frac{n - S}{S} ((1-p)^{-1/(n-1)} - 1)`. It is the whole sphere, an
+    angle of :math:`\pi`, where the samples do not tell a direction: where :math:`S^2 \le n`, one
+    sample and a resultant of 0 included. It is 0 where two or more samples are all equal.
 
     The coverage is right for high concentration and for large n. In simulations with d = 2, 3 and
     10 at level 0.95 it lay between 0.948 and 0.952 for concentrations of 3 and more and n of 20

@@ -1,23 +1,23 @@
 r"""Closed forms of the von Mises-Fisher law as functions of its natural parameter, smooth at 0.
 
-What depends on a vector v by its length :math:`k = |v|` alone, :math:`F(v) = \varphi(k)`, has the
-gradient :math:`\psi \mu` with :math:`\psi = \varphi'` and :math:`\mu = v / k`. Put :math:`\rho =
-\psi / k`, and split vectors into their component along :math:`\mu` and the rest, :math:`g = a \mu +
-g_\perp`, :math:`h = b \mu + h_\perp`, :math:`l = c \mu + l_\perp`. Then
+What depends on a vector :math:`\eta` by its length :math:`k = |\eta|` alone, :math:`F(\eta) =
+\varphi(k)`, has the gradient :math:`\psi \mu` with :math:`\psi = \varphi'` and :math:`\mu = \eta /
+k`. Put :math:`\chi = \psi / k`, and split vectors into their component along :math:`\mu` and the
+rest, :math:`g = a \mu + g_\perp`, :math:`h = b \mu + h_\perp`, :math:`l = c \mu + l_\perp`. Then
 
 .. math::
 
-    D^2 F\, (g) &= \psi' a\, \mu + \rho\, g_\perp, \\
+    D^2 F\, (g) &= \psi' a\, \mu + \chi\, g_\perp, \\
     D^3 F\, (g, h) &= \psi'' a b\, \mu
-        + \rho'\, (\langle g_\perp, h_\perp\rangle\, \mu + b\, g_\perp + a\, h_\perp), \\
+        + \chi'\, (\langle g_\perp, h_\perp\rangle\, \mu + b\, g_\perp + a\, h_\perp), \\
     D^4 F\, (g, h, l) &= \psi''' a b c\, \mu
-        + \rho'' \sum (\langle g_\perp, h_\perp\rangle\, c\, \mu + a b\, l_\perp)
-        + \frac{\rho'}k \sum \langle g_\perp, h_\perp\rangle\, l_\perp,
+        + \chi'' \sum (\langle g_\perp, h_\perp\rangle\, c\, \mu + a b\, l_\perp)
+        + \frac{\chi'}k \sum \langle g_\perp, h_\perp\rangle\, l_\perp,
 
 with sums over the three ways to single one vector out. Of a smooth F no coefficient is infinite at
 0, and there the result does not depend on :math:`\mu`, though k and :math:`\mu` have no derivative;
 at high concentration nothing cancels. For the log-partition :math:`\Phi` the gradient is the mean,
-with :math:`\psi = A` and :math:`\rho = A/k`; for the divergence from the uniform law, :math:`k A -
+with :math:`\psi = A` and :math:`\chi = A/k`; for the divergence from the uniform law, :math:`k A -
 \Phi`, they are :math:`k A'` and :math:`A'`; for k itself 1 and 1/k.
 
 The values of a law are those of its ``loc`` and ``concentration``, which keep their digits, and are
@@ -111,13 +111,13 @@ def attached(value: Tensor, *differentials: tuple[Tensor, Tensor]) -> Tensor:
 # --------------------------------------------------------------------------------------------------
 
 
-def _polar(v: Tensor) -> tuple[Tensor, Tensor]:
+def _polar(vector: Tensor) -> tuple[Tensor, Tensor]:
     """Direction and length, without overflow or underflow of squares."""
-    scale = v.abs().amax(-1, keepdim=True)
+    scale = vector.abs().amax(-1, keepdim=True)
     zero = scale == 0
-    axis = torch.zeros_like(v)
+    axis = torch.zeros_like(vector)
     axis[..., 0] = 1.0
-    scaled = torch.where(zero, axis, v / torch.where(zero, 1.0, scale))
+    scaled = torch.where(zero, axis, vector / torch.where(zero, 1.0, scale))
     norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
     return scaled / norm, (norm * scale).squeeze(-1)
 
@@ -152,7 +152,7 @@ def _across_curvature(k: Tensor, dim: int) -> Tensor:
 
 _Coefficients = Callable[[Tensor, int], tuple[Tensor, ...]]
 
-# In the order of the formulas above: psi; psi', rho; psi'', rho'; psi''', rho'', rho'/k.
+# In the order of the formulas above: psi; psi', chi; psi'', chi'; psi''', chi'', chi'/k.
 _COEFFICIENTS: dict[str, tuple[_Coefficients, ...]] = {
     "length": (
         lambda k, dim: (torch.ones_like(k),),
@@ -194,7 +194,7 @@ _COEFFICIENTS: dict[str, tuple[_Coefficients, ...]] = {
 _Function = tuple[str, int]  # a name above, and the dimension
 
 
-def _evaluate(function: _Function, v: Tensor, *vectors: Tensor) -> Tensor:
+def _evaluate(function: _Function, eta: Tensor, *vectors: Tensor) -> Tensor:
     name, dim = function
     formulas, order = _COEFFICIENTS[name], len(vectors)
     if order >= len(formulas):
@@ -202,7 +202,7 @@ def _evaluate(function: _Function, v: Tensor, *vectors: Tensor) -> Tensor:
             f"derivatives of order {order + 1} of {name} in the natural parameter are not "
             "implemented: differentiate fewer times"
         )
-    mu, k = _polar(v)
+    mu, k = _polar(eta)
     k = finite(k)  # a length can overflow where no entry does
     straight, *bends = (x.unsqueeze(-1) for x in formulas[order](k, dim))
     along = [dot(mu, g).unsqueeze(-1) for g in vectors]
@@ -231,8 +231,8 @@ class _Traced(torch.autograd.Function):
     """For Dynamo, which refuses a jvp and does not bind ``*args`` of a forward."""
 
     @staticmethod
-    def forward(function: _Function, v: Any, x: Any, y: Any, z: Any) -> Tensor:
-        return _evaluate(function, *(t for t in (v, x, y, z) if t is not None))
+    def forward(function: _Function, eta: Any, x: Any, y: Any, z: Any) -> Tensor:
+        return _evaluate(function, *(t for t in (eta, x, y, z) if t is not None))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -244,29 +244,29 @@ class _Traced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        v, *vectors = ctx.saved_tensors
+        eta, *vectors = ctx.saved_tensors
         grads: list[Tensor | None] = [None, None, None, None, None]
         if grad is None:
             return tuple(grads)
         if ctx.needs_input_grad[1]:
-            grads[1] = _derivative(ctx.function, v, *vectors, grad)
+            grads[1] = _derivative(ctx.function, eta, *vectors, grad)
         for i in range(len(vectors)):
             if ctx.needs_input_grad[2 + i]:  # derivatives are symmetric
-                grads[2 + i] = _derivative(ctx.function, v, *_with(vectors, i, grad))
+                grads[2 + i] = _derivative(ctx.function, eta, *_with(vectors, i, grad))
         return tuple(grads)
 
 
 class _Eager(_Traced):
     @staticmethod
     def jvp(ctx: Any, _: None, along: Tensor | None, *tangents: Tensor | None) -> Tensor:
-        v, *vectors = ctx.saved_tensors
+        eta, *vectors = ctx.saved_tensors
         terms = [
-            _derivative(ctx.function, v, *_with(vectors, i, tangent))
+            _derivative(ctx.function, eta, *_with(vectors, i, tangent))
             for i, tangent in enumerate(tangents)
             if tangent is not None
         ]
         if along is not None:
-            terms.append(_derivative(ctx.function, v, *vectors, along))
+            terms.append(_derivative(ctx.function, eta, *vectors, along))
         return functools.reduce(torch.add, terms)
 
     @staticmethod
@@ -281,28 +281,28 @@ class _Eager(_Traced):
         return _derivative(function, *leading), 0
 
 
-def _derivative(function: _Function, v: Tensor, *vectors: Any) -> Tensor:
+def _derivative(function: _Function, eta: Tensor, *vectors: Any) -> Tensor:
     """The gradient of a radial function, or the derivative of that along the vectors."""
     if vectors:
-        shape = torch.broadcast_shapes(v.shape, *(x.shape for x in vectors))
-        v, vectors = v.expand(shape), tuple(x.expand(shape) for x in vectors)
+        shape = torch.broadcast_shapes(eta.shape, *(x.shape for x in vectors))
+        eta, vectors = eta.expand(shape), tuple(x.expand(shape) for x in vectors)
     order, compiling = len(vectors), torch.compiler.is_compiling()
     if order > 3 or not (compiling or is_recording()):
-        return _evaluate(function, v, *vectors)
-    arguments = function, v, *vectors, *(None,) * (3 - order)
+        return _evaluate(function, eta, *vectors)
+    arguments = function, eta, *vectors, *(None,) * (3 - order)
     return _Traced.apply(*arguments) if compiling else apply(_Eager, *arguments)
 
 
-def polar(v: Tensor) -> tuple[Tensor, Tensor]:
+def polar(vector: Tensor) -> tuple[Tensor, Tensor]:
     """Direction and length of vectors, without overflow or underflow of squares.
 
     Where a vector is 0 its direction is the first axis; both then have gradient 0.
     """
-    if not is_tracked(v):
-        return _polar(v)
-    direction, (_, length) = _derivative(("length", 0), v), _polar(v.detach())
+    if not is_tracked(vector):
+        return _polar(vector)
+    direction, (_, length) = _derivative(("length", 0), vector), _polar(vector.detach())
     slope = torch.where(length.unsqueeze(-1) == 0, 0.0, direction)
-    return direction, attached(length, (v, slope))
+    return direction, attached(length, (vector, slope))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -310,64 +310,64 @@ def polar(v: Tensor) -> tuple[Tensor, Tensor]:
 # --------------------------------------------------------------------------------------------------
 
 
-def _parts(v: Tensor) -> tuple[Tensor, Tensor, int]:
+def _parts(eta: Tensor) -> tuple[Tensor, Tensor, int]:
     """Direction and length as constants, and the dimension."""
-    return *_polar(v.detach()), static(v.shape[-1])
+    return *_polar(eta.detach()), static(eta.shape[-1])
 
 
-def mean(v: Tensor) -> Tensor:
+def mean(eta: Tensor) -> Tensor:
     """A mu, the gradient of the log-partition."""
-    return _derivative(("log_partition", static(v.shape[-1])), v)
+    return _derivative(("log_partition", static(eta.shape[-1])), eta)
 
 
-def log_partition(value: Tensor, v: Tensor) -> Tensor:
-    """Phi, the log of the mean of exp<x, v> over the sphere."""
-    return attached(value, (v, mean(v)))
+def log_partition(value: Tensor, eta: Tensor) -> Tensor:
+    """Phi, the log of the mean of exp<x, eta> over the sphere."""
+    return attached(value, (eta, mean(eta)))
 
 
-def mean_difference(v1: Tensor, v2: Tensor) -> Tensor:
-    """The mean at v2 minus that at v1, as (A2 - A1) mu2 + A1 (mu2 - mu1)."""
-    (mu1, k1, dim), (mu2, k2, _) = _parts(v1), _parts(v2)
+def mean_difference(eta1: Tensor, eta2: Tensor) -> Tensor:
+    """The mean at eta2 minus that at eta1, as (A2 - A1) mu2 + A1 (mu2 - mu1)."""
+    (mu1, k1, dim), (mu2, k2, _) = _parts(eta1), _parts(eta2)
     rise = vmf.mean_resultant_length_difference(k1, k2, dim).unsqueeze(-1)
     length = vmf.mean_resultant_length(k1, dim).unsqueeze(-1)
-    return with_derivatives_of(mean(v2) - mean(v1), rise * mu2 + length * (mu2 - mu1))
+    return with_derivatives_of(mean(eta2) - mean(eta1), rise * mu2 + length * (mu2 - mu1))
 
 
-def kl_to_uniform(value: Tensor, v: Tensor) -> Tensor:
+def kl_to_uniform(value: Tensor, eta: Tensor) -> Tensor:
     """k A - Phi."""
-    return attached(value, (v, _derivative(("kl_to_uniform", static(v.shape[-1])), v)))
+    return attached(value, (eta, _derivative(("kl_to_uniform", static(eta.shape[-1])), eta)))
 
 
-def kl_to_another(value: Tensor, v1: Tensor, v2: Tensor) -> Tensor:
-    """From the law of v1 to that of v2, Phi2 - Phi1 - <mean1, v2 - v1>."""
-    function = "log_partition", static(v1.shape[-1])
-    in_v1 = _derivative(function, v1, v1 - v2)
-    return attached(value, (v1, in_v1), (v2, mean_difference(v1, v2)))
+def kl_to_another(value: Tensor, eta1: Tensor, eta2: Tensor) -> Tensor:
+    """From the law of eta1 to that of eta2, Phi2 - Phi1 - <mean1, eta2 - eta1>."""
+    function = "log_partition", static(eta1.shape[-1])
+    in_eta1 = _derivative(function, eta1, eta1 - eta2)
+    return attached(value, (eta1, in_eta1), (eta2, mean_difference(eta1, eta2)))
 
 
-def log_density(value: Tensor, x: Tensor, v: Tensor) -> Tensor:
-    """<x, v> - Phi and a constant.
+def log_density(value: Tensor, x: Tensor, eta: Tensor) -> Tensor:
+    """<x, eta> - Phi and a constant.
 
-    The gradient in v is (x - mu) + (1 - A) mu, that in x is taken along the sphere, k (mu - x).
+    The gradient in eta is (x - mu) + (1 - A) mu, that in x is taken along the sphere, k (mu - x).
     """
-    mu, k, dim = _parts(v)
+    mu, k, dim = _parts(eta)
     rest, k = vmf.one_minus_mean_resultant_length(k, dim).unsqueeze(-1), k.unsqueeze(-1)
-    in_v = with_derivatives_of(x - mean(v), (x - mu) + rest * mu)
-    in_x = with_derivatives_of(v - k * x, k * (mu - x))
-    return attached(value, (v, in_v), (x, in_x))
+    in_eta = with_derivatives_of(x - mean(eta), (x - mu) + rest * mu)
+    in_x = with_derivatives_of(eta - k * x, k * (mu - x))
+    return attached(value, (eta, in_eta), (x, in_x))
 
 
 _Factor = tuple[Tensor] | tuple[Tensor, Tensor]  # a natural parameter, or direction and length
 
 
-def log_normalizer_of_product(value: Tensor, v: Tensor, *factors: _Factor) -> Tensor:
-    """Phi of the sum v minus those of its terms, and a constant."""
-    mu, k, dim = _parts(v)
-    average, length = mean(v), vmf.mean_resultant_length(k, dim)
+def log_normalizer_of_product(value: Tensor, eta: Tensor, *factors: _Factor) -> Tensor:
+    """Phi of the sum eta minus those of its terms, and a constant."""
+    mu, k, dim = _parts(eta)
+    average, length = mean(eta), vmf.mean_resultant_length(k, dim)
     differentials = []
     for factor in factors:
         if len(factor) == 1:
-            differentials.append((*factor, mean_difference(*factor, v)))
+            differentials.append((*factor, mean_difference(*factor, eta)))
             continue
         loc, k1 = factor
         half_squared_chord = (mu - loc).square().sum(-1) / 2
@@ -383,33 +383,33 @@ def log_normalizer_of_product(value: Tensor, v: Tensor, *factors: _Factor) -> Te
     return attached(value, *differentials)
 
 
-def tangent_variance(v: Tensor) -> Tensor:
-    """A/k, in the form 1 / (d + <v, mean of dimension d + 2>)."""
-    _, k, dim = _parts(v)
-    above = _derivative(("log_partition", dim + 2), v)
-    return with_derivatives_of(1 / (dim + dot(v, above)), vmf.tangent_variance(k, dim))
+def tangent_variance(eta: Tensor) -> Tensor:
+    """A/k, in the form 1 / (d + <eta, mean of dimension d + 2>)."""
+    _, k, dim = _parts(eta)
+    above = _derivative(("log_partition", dim + 2), eta)
+    return with_derivatives_of(1 / (dim + dot(eta, above)), vmf.tangent_variance(k, dim))
 
 
-def _tangent_variance_gradient(v: Tensor) -> Tensor:
-    function, square = ("log_partition", static(v.shape[-1]) + 2), tangent_variance(v).square()
-    return -square.unsqueeze(-1) * (_derivative(function, v) + _derivative(function, v, v))
+def _tangent_variance_gradient(eta: Tensor) -> Tensor:
+    function, square = ("log_partition", static(eta.shape[-1]) + 2), tangent_variance(eta).square()
+    return -square.unsqueeze(-1) * (_derivative(function, eta) + _derivative(function, eta, eta))
 
 
-def mean_resultant_length_derivative(v: Tensor) -> Tensor:
+def mean_resultant_length_derivative(eta: Tensor) -> Tensor:
     """A', in the form A/k + k (A/k)'."""
-    return tangent_variance(v) + dot(_tangent_variance_gradient(v), v)
+    return tangent_variance(eta) + dot(_tangent_variance_gradient(eta), eta)
 
 
-def variance(v: Tensor) -> Tensor:
-    """The diagonal of the covariance matrix, in the form A/k + (A/k)'/k v v."""
-    return tangent_variance(v).unsqueeze(-1) + _tangent_variance_gradient(v) * v
+def variance(eta: Tensor) -> Tensor:
+    """The diagonal of the covariance matrix, in the form A/k + (A/k)'/k eta eta."""
+    return tangent_variance(eta).unsqueeze(-1) + _tangent_variance_gradient(eta) * eta
 
 
-def covariance_matrix(v: Tensor) -> Tensor:
+def covariance_matrix(eta: Tensor) -> Tensor:
     """The second derivative of the log-partition, row by row."""
-    dim = static(v.shape[-1])
-    identity = torch.eye(dim, dtype=v.dtype, device=v.device)
-    return _derivative(("log_partition", dim), v.unsqueeze(-2), identity)
+    dim = static(eta.shape[-1])
+    identity = torch.eye(dim, dtype=eta.dtype, device=eta.device)
+    return _derivative(("log_partition", dim), eta.unsqueeze(-2), identity)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -431,13 +431,13 @@ def _power_series(dim: int, dtype: torch.dtype) -> tuple[float, ...]:
     return tuple(terms)
 
 
-def turned(v: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Direction and length of v, for a draw to follow.
+def turned(eta: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Direction and length of eta, for a draw to follow.
 
-    A change of v across itself can be followed by a rotation of the draw, by the angle
-    :math:`|dv| / k`, or by
+    A change of eta across itself can be followed by a rotation of the draw, by the angle
+    :math:`|d\eta| / k`, or by
 
-    .. math:: dx = \beta(w)\, (dv - \langle x, dv\rangle\, x), \qquad
+    .. math:: dx = \beta(w)\, (d\eta - \langle x, d\eta\rangle\, x), \qquad
         \beta(w) = \int_0^1 s^{d-2} e^{-k w (1 - s)}\, ds
         = \frac{{}_1F_1(1; d; -k w)}{d - 1}, \quad w = \langle x, \mu\rangle.
 
@@ -447,20 +447,20 @@ def turned(v: Tensor) -> tuple[Tensor, Tensor]:
     with the weight :math:`1 - (2 k/d)^2` of the second up to k = d/2, and 0 above. A draw follows
     the share that is rotated through this direction, and the rest by :func:`carried`.
     """
-    mu, k, dim = _parts(v)
-    direction = mu + _differential(_rejected(v, mu), _turn(k, dim).unsqueeze(-1), None)
-    return direction, attached(k, (v, mu))
+    mu, k, dim = _parts(eta)
+    direction = mu + _differential(_rejected(eta, mu), _turn(k, dim).unsqueeze(-1), None)
+    return direction, attached(k, (eta, mu))
 
 
-def carried(x: Tensor, v: Tensor) -> Tensor:
-    """The draw x with the share of its derivative in v that is no rotation."""
-    mu, k, dim = _parts(v)
+def carried(x: Tensor, eta: Tensor) -> Tensor:
+    """The draw x with the share of its derivative in eta that is no rotation."""
+    mu, k, dim = _parts(eta)
     fixed = x.detach()
     ratio = (k * (2 / dim)).clamp(max=1.0) * dot(fixed, mu.expand_as(fixed))
     series = horner(as_tensors(_power_series(dim, x.dtype), ratio), ratio)
     weight = (1 - (k * (2 / dim)).square()).clamp(min=0)  # not 1 - k turn, which is rounded
     share = weight / (dim - 1) * series
-    across = _rejected(_rejected(v, mu), fixed)
+    across = _rejected(_rejected(eta, mu), fixed)
     return x + _differential(across, share.unsqueeze(-1), None)
 
 

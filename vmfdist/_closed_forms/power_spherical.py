@@ -184,14 +184,14 @@ class _Geometry:
 
 @with_derivative(lambda k, dim: mean_log(k, dim))
 def log_partition(k: Tensor, dim: int) -> Tensor:
-    """Psi = -(lam log1p(slope k) + q^2 e)."""
+    """Psi = -(lam log1p(slope k) + q^2 series)."""
     g = _Geometry(k, dim)
     return -(g.lam * g.log1p_multiple(g.slope, g.k) + g.q * g.q * g.series("partition")) - g.excess
 
 
 @with_derivative(lambda k, dim: variance_log(k, dim))
 def mean_log(k: Tensor, dim: int) -> Tensor:
-    """E log((1 + w)/2), psi(alpha) - psi(alpha + lam) = -log1p(lam/alpha) (1 + p r)."""
+    """E log((1 + w)/2), psi(alpha) - psi(alpha + lam) = -log1p(lam/alpha) (1 + p series)."""
     g = _Geometry(k, dim)
     leading = torch.log1p(g.lam / g.alpha)
     return -(leading + leading * (g.p * g.series("mean")))
@@ -199,7 +199,7 @@ def mean_log(k: Tensor, dim: int) -> Tensor:
 
 @with_derivative(lambda k, dim: _third_cumulant_log(k, dim))
 def variance_log(k: Tensor, dim: int) -> Tensor:
-    """Var log((1 + w)/2) = lam / (alpha (alpha + lam)) (1 + p r)."""
+    """Var log((1 + w)/2) = lam / (alpha (alpha + lam)) (1 + p series)."""
     g = _Geometry(k, dim)
     leading = g.lam / (g.alpha + g.lam) / g.alpha
     return leading + leading * (g.p * g.series("variance"))
@@ -212,7 +212,7 @@ def variance_log(k: Tensor, dim: int) -> Tensor:
     )
 )
 def _third_cumulant_log(k: Tensor, dim: int) -> Tensor:
-    """-lam (alpha + z) / (alpha z)^2 (1 + p r), z = alpha + lam."""
+    """-lam (alpha + z) / (alpha z)^2 (1 + p series), z = alpha + lam."""
     g = _Geometry(k, dim)
     z = g.alpha + g.lam
     leading = -(g.lam / z / g.alpha) * ((g.alpha / z + g.one) / g.alpha)
@@ -221,7 +221,7 @@ def _third_cumulant_log(k: Tensor, dim: int) -> Tensor:
 
 @with_derivative(lambda k, dim: finite(k) * variance_log(k, dim))
 def kl_to_uniform(k: Tensor, dim: int) -> Tensor:
-    """k Psi' - Psi = lam log1p(bend k^2 / (1 + stretch k)) + p q^2 f."""
+    """k Psi' - Psi = lam log1p(bend k^2 / (1 + stretch k)) + p q^2 series."""
     g = _Geometry(k, dim)
     leading = g.lam * g.log1p_multiple(g.limit, g.k * (g.k / (g.k + g.knee)))
     return leading + g.p * g.q * g.q * g.series("divergence") + g.excess
@@ -229,7 +229,7 @@ def kl_to_uniform(k: Tensor, dim: int) -> Tensor:
 
 @with_derivative(lambda k, dim: variance_log(k, dim))
 def _mean_log_rise(k: Tensor, dim: int) -> Tensor:
-    """Psi'(k) - Psi'(0), by a closed form and p q^2 r."""
+    """Psi'(k) - Psi'(0), by a closed form and p q^2 series."""
     g = _Geometry(k, dim)
     leading = _leading_rise(g.lam, g.slope, g.bend, g.k)
     return leading + g.p * g.q * g.q * g.series("rise")
@@ -237,7 +237,7 @@ def _mean_log_rise(k: Tensor, dim: int) -> Tensor:
 
 @with_derivative(lambda k, dim: _mean_log_rise(k, dim))
 def kl_from_uniform(k: Tensor, dim: int) -> Tensor:
-    """Psi - k Psi'(0) = lam (tau - log1p(tau)) - q^2 e, tau = slope k."""
+    """Psi - k Psi'(0) = lam (tau - log1p(tau)) - q^2 series, tau = slope k."""
     g = _Geometry(k.clamp(max=stand_in(k.dtype)), dim)  # beyond, tau overflows in dimension 2
     tau = g.slope * g.k
     linear = g.lam * g.slope * (k - g.k)
@@ -391,21 +391,21 @@ def tangent_variance(k: Tensor, dim: int) -> Tensor:
     )
 )
 def _cosine_entropy_curvature(k: Tensor, dim: int) -> Tensor:
-    """(p/c)^2 r, p/c = 1/(k + c)."""
+    """(p/c)^2 series, p/c = 1/(k + c)."""
     g = _Geometry(k, dim)
     return g.p / g.c * (g.p / g.c * g.series("entropy curvature"))
 
 
 @with_derivative(_cosine_entropy_curvature)
 def _cosine_entropy_slope(k: Tensor, dim: int) -> Tensor:
-    """p/c r, which changes sign in dimension 2."""
+    """p/c series, which changes sign in dimension 2."""
     g = _Geometry(k, dim)
     return g.p / g.c * g.series("entropy slope")
 
 
 @with_derivative(_cosine_entropy_slope)
 def cosine_entropy(k: Tensor, dim: int) -> Tensor:
-    """That of the law of w: log(Var w)/2 + r, and r = log(2 pi e)/2 where w is normal."""
+    """That of the law of w: log(Var w)/2 + series, which is log(2 pi e)/2 where w is normal."""
     g, s = _Geometry(k, dim), _Shares(k, dim)
     log_variance = torch.log(4 * s.lam * (s.lam + s.k)) - torch.log(s.z + 1)
     return log_variance / 2 + g.series("entropy") - g.excess

@@ -13,9 +13,9 @@ plus or times a smooth correction in
 
 .. math:: p = c / \sqrt{k^2 + c^2} \in (0, 1], \qquad c \propto (d + 1) / 2,
 
-which is a Chebyshev series in :math:`2p - 1` whose coefficients are computed once per dimension
-(0.02 to 0.5 s) from 60-digit values and cached. The leading terms are Amos's bound of the ratio of
-Bessel functions and its integral.
+which is a Chebyshev series in :math:`2p - 1` ("series" in the formulas below) whose coefficients
+are computed once per dimension (0.02 to 0.5 s) from 60-digit values and cached. The leading terms
+are Amos's bound of the ratio of Bessel functions and its integral.
 
 Accuracy: docs/accuracy. The units in the last place lost are at most 8 (values), 16 (first
 derivatives, the log density at the mode, the Bregman divergence) and 64 (second derivatives, and
@@ -166,7 +166,7 @@ def _fitted_inverse(dim: float) -> tuple[Decimal, ...]:
 
 @working_precision()
 def _times_one_minus_p(coefficients: tuple[Decimal, ...]) -> tuple[Decimal, ...]:
-    """The series of (1 - p) e = (1 - x)/2 e, by x T_i = (T_{i+1} + T_{i-1}) / 2."""
+    """That of (1 - p) series = (1 - x)/2 series, by x T_i = (T_{i+1} + T_{i-1}) / 2."""
     product = [Decimal(0)] * (len(coefficients) + 1)
     for i, coefficient in enumerate(coefficients):
         product[i] += coefficient / 2
@@ -180,10 +180,10 @@ def _coefficients(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...
     """The series of that name, no longer than the dtype can tell."""
     if name == "inverse":
         return truncate(_fitted_inverse(dim), dtype)
-    series, beside = _fitted_series(dim), max(1.0, dim / 4)  # the terms that stand beside e and f
+    series, beside = _fitted_series(dim), max(1.0, dim / 4)  # of the terms that stand beside two
     if name == "partition_absolute":  # where no such term does
         return truncate(series["partition"], dtype)
-    if name == "bregman":  # (1 - p) e itself, whose divided differences are formed
+    if name == "bregman":  # (1 - p) series, whose divided differences are formed
         finer = 0.01 if dtype == torch.float64 else 1.0
         return truncate(_times_one_minus_p(series["partition"]), dtype, finer * beside)
     return truncate(series[name], dtype, beside if name in ("partition", "divergence") else 1.0)
@@ -243,7 +243,7 @@ class _Geometry:
 
 @with_derivative(lambda k, dim: mean_resultant_length(k, dim))
 def log_partition(k: Tensor, dim: float) -> Tensor:
-    """Phi = y - lam log1p(y/d) + q e, with y = s - rho."""
+    """Phi = y - lam log1p(y/d) + q series, with y = s - rho."""
     g = _Geometry(k, dim)
     y = g.y
     return y - g.lam * torch.log1p(y / g.d) + g.q * g.series("partition") + g.excess
@@ -251,7 +251,7 @@ def log_partition(k: Tensor, dim: float) -> Tensor:
 
 @with_derivative(lambda k, dim: mean_resultant_length_derivative(k, dim))
 def mean_resultant_length(k: Tensor, dim: float) -> Tensor:
-    """A = L (1 + p^2 q a), where L = k/b is Amos's bound; tanh(k) in dimension 1."""
+    """A = L (1 + p^2 q series), where L = k/b is Amos's bound; tanh(k) in dimension 1."""
     if dim == 1:
         return torch.tanh(k)
     g = _Geometry(k, dim)
@@ -261,7 +261,7 @@ def mean_resultant_length(k: Tensor, dim: float) -> Tensor:
 
 @with_derivative(lambda k, dim: -mean_resultant_length_derivative(k, dim))
 def one_minus_mean_resultant_length(k: Tensor, dim: float) -> Tensor:
-    """1 - A = (lam + h)/b - L p^2 q a."""
+    """1 - A = (lam + h)/b - L p^2 q series."""
     if dim == 1:
         return 2 * torch.sigmoid(-2 * k)
     g = _Geometry(k, dim)
@@ -270,7 +270,7 @@ def one_minus_mean_resultant_length(k: Tensor, dim: float) -> Tensor:
 
 @with_derivative(lambda k, dim: mean_resultant_length_second_derivative(k, dim))
 def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
-    """A' = L' (1 + p a1), L' = (lam s + rho^2) / (s b^2); 1/d at k = 0."""
+    """A' = L' (1 + p series), L' = (lam s + rho^2) / (s b^2); 1/d at k = 0."""
     if dim == 1:
         return 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
     if dim < _lowest_fitted():
@@ -282,7 +282,7 @@ def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
 
 @with_derivative(lambda k, dim: mean_resultant_length_third_derivative(k, dim))
 def mean_resultant_length_second_derivative(k: Tensor, dim: float) -> Tensor:
-    """A'' = L'' (1 + p a2)."""
+    """A'' = L'' (1 + p series)."""
     if dim == 1:
         return -8 * torch.tanh(k) * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
     if dim < _lowest_fitted():
@@ -300,7 +300,7 @@ def mean_resultant_length_second_derivative(k: Tensor, dim: float) -> Tensor:
     )
 )
 def mean_resultant_length_third_derivative(k: Tensor, dim: float) -> Tensor:
-    """A''' = 6/rho L'^2 a3, which changes sign: no leading term stands beside the series."""
+    """A''' = 6/rho L'^2 series, which changes sign: no leading term stands beside the series."""
     if dim == 1:
         square = 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)  # of the hyperbolic secant
         return square * (4 - 6 * square)
@@ -372,7 +372,7 @@ def _kl_slope(k: Tensor, dim: float) -> Tensor:
 
 @with_derivative(_kl_slope)
 def kl_to_uniform(k: Tensor, dim: float) -> Tensor:
-    """k A - Phi = lam log1p(y/d) + y/b + q f, all terms positive."""
+    """k A - Phi = lam log1p(y/d) + y/b + q series, all terms positive."""
     g = _Geometry(k, dim)
     y = g.y
     leading = torch.addcmul(y / g.b, g.lam, torch.log1p(y / g.d))
@@ -383,7 +383,7 @@ def kl_to_uniform(k: Tensor, dim: float) -> Tensor:
 def log_density_at_mode(k: Tensor, dim: float) -> Tensor:
     """k - Phi - log|S|; for k > d/2 without its terms of size k and d, which cancel.
 
-    lam log(b / 2 pi) - h - q e + 1/2 - log(2)/2 + delta(d/2), delta Stirling's remainder.
+    lam log(b / 2 pi) - h - q series + 1/2 - log(2)/2 + delta(d/2), delta Stirling's remainder.
     """
     g = _Geometry(k, dim)
     y = g.y
@@ -419,7 +419,7 @@ def _log_bessel_near_zero(g: _Geometry, order: float, correction: Tensor) -> Ten
 def _log_bessel_scaled(g: _Geometry, order: float, correction: Tensor) -> Tensor:
     """log(I_nu(k) e^-k), without a term of size k or log-gamma.
 
-    h - nu log1p((lam + h)/k) - log(b/2)/2 + q e - 1/2 - log(2 pi)/2 - delta(d/2).
+    h - nu log1p((lam + h)/k) - log(b/2)/2 + q series - 1/2 - log(2 pi)/2 - delta(d/2).
     """
     h = g.h
     constant = 0.5 + 0.5 * math.log(2 * pi()) + stirling_remainder(g.dim)
@@ -462,7 +462,7 @@ def log_bessel_scaled(k: Tensor, order: float) -> Tensor:
 
 
 def _inverse(r: Tensor, one_minus_r: Tensor, dim: float) -> Tensor:
-    """k0 (1 + p0 q0 g), with k0 the solution of L(k0) = r for Amos's bound L."""
+    """k0 (1 + p0 q0 series), with k0 the solution of L(k0) = r for Amos's bound L."""
     if dim < 2:
         return _inverse_below_dimension_two(r, one_minus_r, dim)
     lam = (dim - 1) / 2
@@ -543,7 +543,7 @@ class _Pair:
 
 
 class _CorrectionPair(_Pair):
-    """The correction q e of the log-partition, as one series E in x = 2p - 1, at two places."""
+    """The correction of the log-partition, as one series E in x = 2p - 1, at two places."""
 
     def __init__(self, k1: Tensor, k2: Tensor, dim: float) -> None:
         super().__init__(k1, k2, _stretch(dim) * (dim + 1) / 2)

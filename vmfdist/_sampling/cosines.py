@@ -2,7 +2,7 @@ r"""Cosines w = <x, loc> of the laws on the sphere, as maps from a normal variab
 
 :func:`to_von_mises_fisher` and :func:`to_power_spherical` solve
 
-.. math:: P(1 - w \le T(\zeta; k)) = \Phi(\zeta)
+.. math:: P(1 - w \le T(\zeta; k)) = \Phi_N(\zeta)
 
 for the complement :math:`T = 1 - w` (in float32 at a concentration of 1e8 the cosine itself is 1),
 together with the exact implicit derivative in the concentration. A standard normal

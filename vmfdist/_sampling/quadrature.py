@@ -3,7 +3,7 @@ r"""Probabilities and quantiles of cosine laws, by quadrature in float64.
 The law of a cosine w is a tilt of the uniform one, see :mod:`vmfdist._sampling.tilt`. Of
 :math:`u = \operatorname{artanh}(-w)`, half the log odds of 1 - w against 1 + w, the density is
 bell-shaped. :func:`probability` integrates it, :func:`solve` finds its quantile at
-:math:`\Phi(\zeta)`.
+:math:`\Phi_N(\zeta)`, the normal distribution function.
 
 Method: tail probabilities are Gauss-Legendre integrals over :math:`\theta = \arccos w` from a
 point away from the mode, so that nothing is subtracted from 1, as far as a bound of the density
@@ -79,7 +79,7 @@ _far = fixed(345.0)  # u where 1 -+ w is about the least number, 1e-299
 
 
 def solve(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt, effort: Effort) -> Quantile:
-    """The quantiles at Phi(zeta), for float64 tensors of shape (n,)."""
+    """The quantiles at Phi_N(zeta), for float64 tensors of shape (n,)."""
     quantile = Quantile(_start(zeta, k, dim, tilt), zeta)
     for _ in range(_STEPS):
         quantile = refine(zeta, k, dim, tilt, quantile.u, effort)
@@ -106,7 +106,7 @@ def _start(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt) -> Tensor:
 
 
 def refine(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt, u: Tensor, effort: Effort) -> Quantile:
-    """One step of Halley's method from u for the quantile at Phi(zeta), and the rate there.
+    """One step of Halley's method from u for the quantile at Phi_N(zeta), and the rate there.
 
     ``zeta`` and ``u`` have the shape (n,), ``k`` that or (1,).
     """
@@ -174,7 +174,7 @@ def _refine(
 
 
 def _score(tail: _Tail) -> Tensor:
-    """x with Phi(-x) = the probability p; sqrt(-2 log p) where p is less than the least number.
+    """x with Phi_N(-x) = the probability p; sqrt(-2 log p) where p is less than the least number.
 
     There only steps come by, and that leads them back.
     """
@@ -261,28 +261,28 @@ def _length(near: Tensor, far: Tensor, rate: Tensor, m: float, reach: float) -> 
     """The angle up to where the density of theta has fallen by exp(-reach) or more, or to the end.
 
     ``near`` and ``far`` are 1 -+ w at the start, for the end w = +-1, ``rate`` is that at which the
-    density begins to fall. Its logarithm falls, as ``near`` shrinks by x, by
+    density begins to fall. Its logarithm falls, as ``near`` shrinks by h, by
 
-        F(x) = (a convex function) - a log(1 - x / near) - a log(1 + x / far),  a = (m - 1)/2.
+        H(h) = (a convex function) - nu log(1 - h / near) - nu log(1 + h / far),  nu = (m - 1)/2.
 
     With log(1 - z) <= -z - z^2 / (2 (1 - 2z/3)), log(1 + z) <= z - z^2 / (2 (1 + 2z/3)) and
     p^2/P + q^2/Q >= (p^2 + q^2)^2 / (p^2 P + q^2 Q) it is at least
 
-        g y + a y^2 / (2 (1 + b y)),  b = (2/3) (c_near^3 - c_far^3),
+        g r + nu r^2 / (2 (1 + c r)),  c = (2/3) (c_near^3 - c_far^3),
 
-    of y = x hypot(near, far) / (near far), c_near = near / hypot(near, far) and c_far likewise,
-    g = F'(0) x / y. The root of the quadratic equation that makes this ``reach`` is never too
+    of r = h hypot(near, far) / (near far), c_near = near / hypot(near, far) and c_far likewise,
+    g = H'(0) h / r. The root of the quadratic equation that makes this ``reach`` is never too
     short. All this holds for tilts whose s is a convex function of 1 - w.
     """
     scale = torch.hypot(near, far)
     c_near, c_far = near / scale, far / scale
-    g, a = rate / scale, (m - 1.0) / 2.0
+    g, nu = rate / scale, (m - 1.0) / 2.0
     bend = 2.0 / 3.0 * reach * (c_near**3 - c_far**3)
-    root = ((g + bend).square() + 2.0 * a * reach).sqrt()
-    y = 2.0 * reach / (g - bend + root).clamp(min=1e-300)  # negative: no root, up to the end
-    x = torch.minimum(near, y * c_near * far)
+    root = ((g + bend).square() + 2.0 * nu * reach).sqrt()
+    r = 2.0 * reach / (g - bend + root).clamp(min=1e-300)  # negative: no root, up to the end
+    h = torch.minimum(near, r * c_near * far)
     near_root, far_root = near.sqrt(), far.sqrt()
-    near_end, far_end = (near - x).sqrt(), (far + x).sqrt()
+    near_end, far_end = (near - h).sqrt(), (far + h).sqrt()
     # Half of it: the tangent of a difference of angles, its numerator from that of their squares.
-    sine = 2.0 * x / (near_root * far_end + near_end * far_root)
+    sine = 2.0 * h / (near_root * far_end + near_end * far_root)
     return 2.0 * torch.atan2(sine, near_root * near_end + far_root * far_end)
