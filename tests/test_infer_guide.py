@@ -513,8 +513,8 @@ def test_other_sites_are_refused_by_name(law: Any) -> None:
     [
         (directions(4), r"'z' a tensor of shape \(3,\), got \(4,\)"),
         (directions(2, 3), r"'z' a tensor of shape \(3,\), got \(2, 3\)"),
-        (2 * directions(3), r"'z' unit vectors, got norms between 2 and 2"),
-        (torch.full((3,), math.nan), r"'z' unit vectors, got norms between nan and nan"),
+        (2 * directions(3), r"'z' unit vectors, got the norm 2"),
+        (torch.full((3,), math.nan), r"'z' unit vectors, got NaN"),
         ([1.0, 0.0, 0.0], r"'z' a tensor of shape \(3,\), got list"),
     ],
 )

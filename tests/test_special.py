@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import accuracy
+from cases import not_dense, not_dense_kinds
 from reference import radial_by_bessel
 from vmfdist.special import inverse_iv_ratio, iv_ratio, log_iv, log_ive
 
@@ -210,6 +211,13 @@ def test_refusals(function: Callable[..., Tensor]) -> None:
     for bad in (torch.tensor(1), torch.tensor(0.5, dtype=torch.bfloat16)):
         with pytest.raises(TypeError, match="must be float32 or float64, got"):
             function(1, bad)
+
+
+@not_dense_kinds
+def test_sparse_and_nested_arguments(kind: str) -> None:
+    x, words = not_dense(kind, "x")
+    with pytest.raises(TypeError, match=words):
+        iv_ratio(1, x)
 
 
 def test_inverse_takes_exactly_one_argument() -> None:

@@ -310,10 +310,10 @@ LOC = torch.tensor([0.6, 0.0, 0.8])
 @pytest.mark.parametrize(
     ("loc", "words"),
     [
-        pytest.param(2 * LOC, r"loc .*\(3,\).*unit.* 2 .*normalize\(loc, dim=-1\)", id="twice"),
-        pytest.param(torch.zeros(3), r"unit.* 0 .*normalize", id="zero"),
-        pytest.param(torch.tensor([1.0, math.nan]), r"unit.*NaN", id="nan"),
-        pytest.param(torch.tensor([1.0, math.inf]), r"unit.*infinite", id="infinite"),
+        pytest.param(2 * LOC, r"loc .*\(3,\).*unit.*normalize\(loc, dim=-1\).*norm 2$", id="twice"),
+        pytest.param(torch.zeros(3), r"unit.*normalize.* got the norm 0$", id="zero"),
+        pytest.param(torch.tensor([1.0, math.nan]), r"unit.* got NaN$", id="nan"),
+        pytest.param(torch.tensor([1.0, math.inf]), r"unit.* got the norm inf$", id="infinite"),
         pytest.param(torch.stack((LOC, LOC * 1.01)), r"between 1 and 1\.01", id="one-row-of-two"),
         pytest.param(torch.tensor([1.0]), r"at least two entries.*\(1,\)", id="one-entry"),
         pytest.param(torch.tensor(1.0), r"at least two entries.*\(\)", id="scalar"),
@@ -346,7 +346,7 @@ def test_half_precision_loc_is_refused(half: torch.dtype) -> None:
         pytest.param(torch.tensor([True, False]), r"loc .*float32.*bool: convert it", id="bool"),
         pytest.param(
             torch.tensor([1j, 0]),
-            r"^loc must be real, float32 or float64, got complex64$",
+            r"^loc must be real, got complex64$",
             id="complex",
         ),
         pytest.param([1.0, 0.0], r"loc must be a tensor.*list", id="list"),
@@ -381,7 +381,7 @@ def test_sparse_and_nested_tensors(kind: str) -> None:
     ],
 )
 def test_bad_concentration(concentration: Tensor | float) -> None:
-    with pytest.raises(ValueError, match=r"concentration must be nonnegative.*(-1|nan)"):
+    with pytest.raises(ValueError, match=r"concentration must be nonnegative.*(-1|NaN)"):
         VonMisesFisher(LOC, concentration, validate_args=True)
 
 

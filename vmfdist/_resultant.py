@@ -19,15 +19,14 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pyro.distributions import constraints
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.natural import polar
-from vmfdist._validation import check_on_sphere, require_dense, require_float
+from vmfdist._validation import check_mean, check_samples, check_vector, check_weights
 
 __all__ = [
     "Resultant",
@@ -162,78 +161,3 @@ def marginal_concentration(dim: int, *samples: Resultant) -> Tensor:
     for _ in range(3):
         k = k + excess(k)[0] / divisor
     return torch.where(uniform, 0.0, torch.where(point, math.inf, k))
-
-
-# --------------------------------------------------------------------------------------------------
-# Checks
-# --------------------------------------------------------------------------------------------------
-
-
-def check_vector(name: str, x: Tensor, *, unit: bool = False) -> None:
-    """Raises unless ``x`` is a floating-point tensor of vectors with at least two entries."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    require_float(name, x, unit=unit)
-    if x.dim() < 1 or x.shape[-1] < 2:
-        raise ValueError(
-            f"{name} must hold vectors with at least two entries along its last dimension, got "
-            f"shape {tuple(x.shape)}"
-        )
-
-
-def check_mean(mean: Tensor, length: Tensor) -> None:
-    """Raises ValueError where a mean is longer than rounding excuses."""
-    tolerance = constraints.sphere.reltol * torch.finfo(mean.dtype).eps * mean.shape[-1] ** 0.5
-    if not torch._is_all_true(length <= 1 + tolerance):
-        raise ValueError(
-            f"mean of shape {tuple(mean.shape)} must have a length of at most 1, as every mean of "
-            f"unit vectors has, but its lengths lie between {length.min().item():.9g} and "
-            f"{length.max().item():.9g}"
-        )
-
-
-def check_samples(name: str, samples: Tensor, validate: bool) -> None:
-    """Raises unless ``samples`` has shape (..., n, d), n >= 1, and holds unit vectors."""
-    check_vector(name, samples, unit=True)
-    if samples.dim() < 2 or not samples.shape[-2]:
-        raise ValueError(
-            f"{name} must have shape (..., n, d), n unit vectors of dimension d with n at least 1, "
-            f"got shape {tuple(samples.shape)}"
-        )
-    if validate:
-        check_on_sphere(name, samples)
-
-
-def check_weights(weights: Any, samples: Tensor, validate: bool) -> None:
-    """Raises unless ``weights`` fits the samples, is nonnegative and has a positive sum."""
-    if not isinstance(weights, Tensor) or weights.is_complex():
-        kind = getattr(weights, "dtype", type(weights).__name__)
-        raise TypeError(f"weights must be a real tensor, got {kind}")
-    require_dense("weights", weights)
-    try:
-        shape = torch.broadcast_shapes(samples.shape[:-1], weights.shape)
-    except RuntimeError:
-        shape = torch.Size()
-    count = samples.shape[-2:-1]
-    is_column = weights.dim() > 1 and weights.shape[-1:] != count  # (n, 1), n equal fits
-    if shape[-1:] != count or is_column:
-        raise ValueError(
-            f"weights of shape {tuple(weights.shape)} and samples of shape {tuple(samples.shape)} "
-            f"do not fit: weights must broadcast with {tuple(samples.shape[:-1])}, the shape of "
-            f"samples without its last dimension, and hold {count[0]} weights along their own last "
-            "dimension"
-        )
-    if not validate or not weights.numel():
-        return
-    if not torch._is_all_true((weights >= 0) & (weights < math.inf)):
-        raise ValueError(
-            "weights must be nonnegative and finite, got values between "
-            f"{weights.min().item():.9g} and {weights.max().item():.9g}"
-        )
-    total = weights.double().sum(-1)
-    if not torch._is_all_true((total > 0) & (total < math.inf)):
-        raise ValueError(
-            f"weights of shape {tuple(weights.shape)} must have a positive, finite sum along the "
-            f"last dimension, got sums between {total.min().item():.9g} and "
-            f"{total.max().item():.9g}"
-        )

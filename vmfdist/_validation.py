@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from pyro.distributions import constraints
@@ -16,22 +17,56 @@ from vmfdist._numerics.rows import norm
 __all__ = [
     "broadcast_shapes",
     "check_dim",
+    "check_mean",
     "check_nonnegative",
     "check_on_sphere",
+    "check_same_sphere",
+    "check_samples",
+    "check_vector",
+    "check_weights",
     "expanded_shape",
     "fitting",
+    "require",
     "require_dense",
+    "require_dtype",
     "require_float",
     "require_held",
+    "require_number",
+    "require_unit",
     "set_validation",
+    "unit_tolerance",
     "validate_value",
 ]
 
 
+def require(message: str, x: Tensor, allowed: Callable[[float], bool], noun: str = "value") -> None:
+    """Raises ValueError unless all of ``x`` is allowed, as the numbers of an interval are.
+
+    An interval holds all if it holds the smallest and the largest, which are what the error names.
+    """
+    if not x.numel():
+        return
+    low, high = (end.item() for end in x.detach().aminmax())
+    if allowed(low) and allowed(high):
+        return
+    if low != low:
+        got = "NaN"
+    elif low == high:
+        got = f"the {noun} {low:.9g}"
+    else:
+        got = f"{noun}s between {low:.9g} and {high:.9g}"
+    raise ValueError(f"{message}, got {got}")
+
+
+def require_number(name: str, x: Any, kind: str = "a Python number") -> None:
+    """Raises TypeError unless ``x`` is a number, which a truth value is not."""
+    if not isinstance(x, Real) or isinstance(x, bool):
+        raise TypeError(f"{name} must be {kind}, got {type(x).__name__}")
+
+
 def check_dim(dim: int) -> int:
     """Raises unless ``dim`` can be the dimension of an ambient space."""
-    if not isinstance(dim, Real) or isinstance(dim, bool):
-        raise TypeError(f"dim must be an integer, got {type(dim).__name__}")
+    require_number("dim", dim, "an integer")
     if not 2 <= dim < math.inf or dim != int(dim):
         raise ValueError(
             f"dim must be an integer of at least 2, the dimension of the ambient space (3 for "
@@ -40,8 +75,23 @@ def check_dim(dim: int) -> int:
     return int(dim)
 
 
-def require_dense(name: str, x: Tensor) -> None:
-    """Raises unless ``x`` is one array of numbers, neither sparse nor nested."""
+def check_same_sphere(p: Any, q: Any, purpose: str) -> None:
+    """Raises ValueError unless two laws live on the same sphere."""
+    if p.dim != q.dim:
+        raise ValueError(
+            f"the laws must live on the same sphere to have a {purpose}, got dimension {p.dim} "
+            f"({type(p).__name__}) and {q.dim} ({type(q).__name__})"
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def require_dense(name: str, x: Any, kind: str = "a tensor") -> None:
+    """Raises TypeError unless ``x`` is one array of real numbers, neither sparse nor nested."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be {kind}, got {type(x).__name__}")
     if x.is_nested:
         raise TypeError(
             f"{name} must be dense, with rows of one length, got a nested tensor: take its parts "
@@ -51,26 +101,29 @@ def require_dense(name: str, x: Tensor) -> None:
         raise TypeError(
             f"{name} must be dense, got layout {x.layout}: convert it with {name}.to_dense()"
         )
-
-
-def require_float(name: str, x: Tensor, *, unit: bool = True) -> None:
-    """Raises unless ``x``, of unit vectors if so told, is dense and float32 or float64."""
-    require_dense(name, x)
-    if x.dtype in (torch.float32, torch.float64):
-        return
-    dtype = str(x.dtype).removeprefix("torch.")
     if x.is_complex():
-        raise TypeError(f"{name} must be real, float32 or float64, got {dtype}")
-    if not (unit and x.is_floating_point()):
-        raise TypeError(
-            f"{name} must be float32 or float64, got {dtype}: convert it, for instance with "
-            f"{name}.float()"
-        )
-    raise TypeError(
-        f"{name} must be float32 or float64, got {dtype}. A direction in a lower precision is off "
-        f"the sphere: convert first and normalise then, for instance "
-        f"torch.nn.functional.normalize({name}.float(), dim=-1)"
-    )
+        raise TypeError(f"{name} must be real, got {_name(x.dtype)}")
+
+
+def require_dtype(name: str, dtype: torch.dtype, advice: str = "") -> None:
+    """Raises TypeError unless the dtype is one that all is computed in."""
+    if dtype not in (torch.float32, torch.float64):
+        got = _name(dtype) + advice.format(name)
+        raise TypeError(f"{name} must be float32 or float64, got {got}")
+
+
+_CONVERT = ": convert it, for instance with {0}.float()"
+_NORMALISE = (
+    ". A direction in a lower precision is off the sphere: convert first and normalise then, for "
+    "instance torch.nn.functional.normalize({0}.float(), dim=-1)"
+)
+
+
+def require_float(name: str, x: Any, *, unit: bool = True) -> None:
+    """Raises TypeError unless ``x``, of unit vectors if so told, is dense and of such a dtype."""
+    require_dense(name, x)
+    rounded = unit and x.is_floating_point()
+    require_dtype(name, x.dtype, _NORMALISE if rounded else _CONVERT)
 
 
 def broadcast_shapes(a: torch.Size, b: torch.Size) -> torch.Size:
@@ -110,11 +163,7 @@ def fitting(name: str, x: Tensor, shape: torch.Size) -> Tensor:
 
 def check_nonnegative(name: str, x: Tensor) -> None:
     """Raises ValueError where ``x`` is negative or NaN."""
-    if not torch._is_all_true(x >= 0):
-        raise ValueError(
-            f"{name} must be nonnegative, got values between {x.min().item():.9g} and "
-            f"{x.max().item():.9g}"
-        )
+    require(f"{name} must be nonnegative", x, lambda number: number >= 0)
 
 
 def require_held(name: str, x: Tensor | float, dtype: torch.dtype) -> None:
@@ -128,30 +177,91 @@ def require_held(name: str, x: Tensor | float, dtype: torch.dtype) -> None:
             return
         x = found.max().item()
     if largest < abs(x) < math.inf:
-        number = str(dtype).removeprefix("torch.")
         raise ValueError(
-            f"{name} must be at most {largest:.6g}, the largest {number} number, or infinite (the "
-            f"point mass), got {x:.6g}; parameters in float64 hold up to 1.8e308"
+            f"{name} must be at most {largest:.6g}, the largest {_name(dtype)} number, or "
+            f"infinite (the point mass), got {x:.6g}; parameters in float64 hold up to 1.8e308"
         )
 
 
-def check_on_sphere(name: str, x: Tensor) -> None:
+def unit_tolerance(dtype: torch.dtype, dim: int) -> float:
+    """How far from 1 the length of a unit vector may be, as in Pyro's constraint."""
+    return constraints.sphere.reltol * torch.finfo(dtype).eps * dim**0.5
+
+
+def require_unit(message: str, x: Tensor) -> None:
     """Raises ValueError where a row of ``x`` is not a unit vector to the precision of its dtype."""
-    if not x.numel():
-        return
-    norms = norm(x.detach())
-    # The tolerance of Pyro's constraint.
-    tolerance = constraints.sphere.reltol * torch.finfo(x.dtype).eps * x.shape[-1] ** 0.5
-    if (norms - 1.0).abs_().max().item() < tolerance:
-        return
-    if not bool(torch.isfinite(norms).all()):
-        found = "it holds NaN or infinite entries"
-    else:
-        found = f"its norms lie between {norms.min().item():.9g} and {norms.max().item():.9g}"
-    raise ValueError(
+    tolerance = unit_tolerance(x.dtype, x.shape[-1])
+    require(message, norm(x.detach()), lambda length: abs(length - 1) < tolerance, "norm")
+
+
+def check_on_sphere(name: str, x: Tensor) -> None:
+    """The same, with advice."""
+    require_unit(
         f"{name} of shape {tuple(x.shape)} must consist of unit vectors along its last dimension, "
-        f"but {found}; normalise it with torch.nn.functional.normalize({name}, dim=-1)"
+        f"as torch.nn.functional.normalize({name}, dim=-1) makes them",
+        x,
     )
+
+
+def check_vector(name: str, x: Any, *, unit: bool = False) -> None:
+    """Raises unless ``x`` is a floating-point tensor of vectors with at least two entries."""
+    require_float(name, x, unit=unit)
+    if x.dim() < 1 or x.shape[-1] < 2:
+        raise ValueError(
+            f"{name} must hold vectors with at least two entries along its last dimension, got "
+            f"shape {tuple(x.shape)}"
+        )
+
+
+def check_mean(mean: Tensor, length: Tensor) -> None:
+    """Raises ValueError where a mean is longer than rounding excuses."""
+    longest = 1 + unit_tolerance(mean.dtype, mean.shape[-1])
+    require(
+        f"mean of shape {tuple(mean.shape)} must have a length of at most 1, as every mean of unit "
+        "vectors has",
+        length,
+        lambda number: number <= longest,
+        "length",
+    )
+
+
+def check_samples(name: str, samples: Any, validate: bool) -> None:
+    """Raises unless ``samples`` has shape (..., n, d), n >= 1, and holds unit vectors."""
+    check_vector(name, samples, unit=True)
+    if samples.dim() < 2 or not samples.shape[-2]:
+        raise ValueError(
+            f"{name} must have shape (..., n, d), n unit vectors of dimension d with n at least 1, "
+            f"got shape {tuple(samples.shape)}"
+        )
+    if validate:
+        check_on_sphere(name, samples)
+
+
+def check_weights(weights: Any, samples: Tensor, validate: bool) -> None:
+    """Raises unless ``weights`` fits the samples, is nonnegative and has a positive sum."""
+    require_dense("weights", weights)
+    try:
+        shape = torch.broadcast_shapes(samples.shape[:-1], weights.shape)
+    except RuntimeError:
+        shape = torch.Size()
+    count = samples.shape[-2:-1]
+    is_column = weights.dim() > 1 and weights.shape[-1:] != count  # (n, 1), n equal fits
+    if shape[-1:] != count or is_column:
+        raise ValueError(
+            f"weights of shape {tuple(weights.shape)} and samples of shape {tuple(samples.shape)} "
+            f"do not fit: weights must broadcast with {tuple(samples.shape[:-1])}, the shape of "
+            f"samples without its last dimension, and hold {count[0]} weights along their own last "
+            "dimension"
+        )
+    if validate:
+        require("weights must be nonnegative and finite", weights, lambda w: 0 <= w < math.inf)
+        require(
+            f"weights of shape {tuple(weights.shape)} must have a positive, finite sum along the "
+            "last dimension",
+            weights.double().sum(-1),
+            lambda total: 0 < total < math.inf,
+            "sum",
+        )
 
 
 def set_validation(law: TorchDistribution, validate_args: bool | None) -> None:
@@ -163,8 +273,6 @@ def set_validation(law: TorchDistribution, validate_args: bool | None) -> None:
 
 def validate_value(value: Tensor, batch_shape: torch.Size, dim: int) -> None:
     """Raises unless ``value`` holds unit vectors of the dimension and fits the batch shape."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"value must be a tensor, got {type(value).__name__}")
     require_float("value", value)
     if value.dim() < 1 or value.shape[-1] != dim:
         raise ValueError(

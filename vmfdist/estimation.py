@@ -30,7 +30,6 @@ References:
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -39,7 +38,8 @@ from torch.distributions import Distribution
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.natural import polar
-from vmfdist._resultant import Resultant, check_samples, marginal_concentration, resultant
+from vmfdist._resultant import Resultant, marginal_concentration, resultant
+from vmfdist._validation import check_samples, require, require_number
 from vmfdist.cosine import PowerSphericalCosine
 from vmfdist.von_mises_fisher import VonMisesFisher
 
@@ -158,11 +158,10 @@ def standard_errors(law: VonMisesFisher, n: Tensor | float) -> StandardErrors:
         * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 10.3.1.
     """
     information = fisher_information(law)
-    if not isinstance(n, (Tensor, Real)) or isinstance(n, bool):
-        raise TypeError(f"n must be a number or a tensor of counts, got {type(n).__name__}")
+    if not isinstance(n, Tensor):
+        require_number("n", n, "a number or a tensor of counts")
     count = torch.as_tensor(n, dtype=law.concentration.dtype, device=law.concentration.device)
-    if not torch._is_all_true(count > 0):
-        raise ValueError(f"n must be positive, the number of observations, got {n}")
+    require("n must be positive, the number of observations", count, lambda number: number > 0)
     return StandardErrors(*(torch.rsqrt(count * x) for x in information))
 
 
@@ -213,8 +212,7 @@ def confidence_cone(samples: Tensor, level: float = 0.95) -> Tensor:
         * G. S. Watson (1956) and G. Schou (1978), as above.
     """
     check_samples("samples", samples, Distribution._validate_args)
-    if not isinstance(level, Real) or isinstance(level, bool):
-        raise TypeError(f"level must be a Python number, got {type(level).__name__}")
+    require_number("level", level)
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
     n, dim = samples.shape[-2:]

@@ -33,13 +33,12 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
 import torch
-from pyro.distributions import constraints
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._sampling.cosines import to_von_mises_fisher
 from vmfdist._sampling.draw import draw
-from vmfdist._validation import require_float
+from vmfdist._validation import require_float, unit_tolerance
 
 try:
     import numpy as np
@@ -480,8 +479,7 @@ class _Rows:
 
     def check(self, *, normalize: bool) -> None:
         """Raises ValueError at the first row that is no direction."""
-        # The tolerance of the laws for loc and value.
-        tolerance = constraints.sphere.reltol * torch.finfo(self.dtype).eps * self.dim**0.5
+        tolerance = unit_tolerance(self.dtype, self.dim)
         first = 0
         for part in self._parts(0, None):
             norm = torch.linalg.vector_norm(self._take(part), dim=1)

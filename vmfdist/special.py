@@ -20,19 +20,18 @@ References:
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._validation import require_float, require_number
 
 __all__ = ["inverse_iv_ratio", "iv_ratio", "log_iv", "log_ive"]
 
 
 def _order(v: float, lowest: float) -> float:
-    if not isinstance(v, Real) or isinstance(v, bool):
-        raise TypeError(f"the order v must be a Python number, got {type(v).__name__}")
+    require_number("the order v", v)
     if not (lowest <= v < math.inf):
         raise ValueError(f"the order v must be finite and at least {lowest:g}, got {v}")
     return float(v)
@@ -40,13 +39,7 @@ def _order(v: float, lowest: float) -> float:
 
 def _argument(x: Tensor, name: str, highest: float) -> Tensor:
     """``x`` with NaN outside [0, highest]."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"{name} must be float32 or float64, got {str(x.dtype).removeprefix('torch.')}: "
-            f"convert it, for instance with {name}.float()"
-        )
+    require_float(name, x, unit=False)
     return torch.where((x >= 0) & (x <= highest), x, math.nan)
 
 

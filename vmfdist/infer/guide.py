@@ -17,6 +17,7 @@ from pyro.nn import PyroModule, PyroParam
 from pyro.ops.tensor_utils import periodic_repeat
 from torch import Tensor
 
+from vmfdist._validation import require_unit
 from vmfdist.infer._support import is_spherical
 from vmfdist.von_mises_fisher import VonMisesFisher
 
@@ -229,9 +230,4 @@ def _check_initial(site: dict[str, Any], value: Any) -> None:
             f"init_loc_fn must give the site {name!r} a tensor of shape {tuple(law.shape())}, "
             f"got {got}"
         )
-    if not bool(constraints.sphere.check(value).all()):
-        norm = torch.linalg.vector_norm(value, dim=-1)
-        raise ValueError(
-            f"init_loc_fn must give the site {name!r} unit vectors, got norms between "
-            f"{norm.min().item():.9g} and {norm.max().item():.9g}"
-        )
+    require_unit(f"init_loc_fn must give the site {name!r} unit vectors", value)
