@@ -24,11 +24,9 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 import accuracy  # noqa: E402
 from reference import cosine_reference  # noqa: E402
-from vmfdist._sampling.cosines import (  # noqa: E402
-    Transport,
-    to_power_spherical,
-    to_von_mises_fisher,
-)
+from vmfdist._families.family import Family  # noqa: E402
+from vmfdist._families.power_spherical import POWER_SPHERICAL  # noqa: E402
+from vmfdist._families.von_mises_fisher import VON_MISES_FISHER  # noqa: E402
 from vmfdist.cosine import PowerSphericalCosine, VonMisesFisherCosine  # noqa: E402
 
 DTYPES = (torch.float64, torch.float32)
@@ -38,20 +36,20 @@ COSINE_DIMS = [2, 3, 4, 5, 8, 12, 32, 64, 512, 4096]
 
 
 def cosine_errors(
-    transport: Transport, dim: int, dtype: torch.dtype
+    family: Family, dim: int, dtype: torch.dtype
 ) -> Iterator[tuple[accuracy.Error, accuracy.Error]]:
     """Errors of the normal score of a cosine and of its derivative, beyond its rounding."""
     scores = [-8.0, -5.0, -2.0, -0.5, 0.1, 1.0, 3.0, 5.0, 6.5, 8.0]
     z = torch.tensor(scores, dtype=dtype)
     for k in (0.0, 1e-6, 0.05, 0.7, 3.0, 10.0, 16.0, 40.0, 300.0, 1e4, 1e6, 1e9, 1e12):
-        draw = transport(z, torch.tensor(k, dtype=dtype), dim)
+        draw = family.to_cosine(z, torch.tensor(k, dtype=dtype), dim)
         k_rounded = torch.tensor(k, dtype=dtype).item()
         rows = zip(z.tolist(), draw.one_minus_cosine.tolist(), draw.rate.tolist(), strict=True)
         for score, t, rate in rows:
             if 2 - t < 8 * torch.finfo(dtype).eps or t < torch.finfo(dtype).tiny:
                 continue  # rounding of t itself leaves no digits
             with mp.workdps(22):
-                reference = cosine_reference(dim, k_rounded, transport is to_power_spherical)
+                reference = cosine_reference(dim, k_rounded, family is POWER_SPHERICAL)
                 errors = reference.errors(score, t, rate, torch.finfo(dtype).eps)
             yield accuracy.Error(float(errors[0]), dim, k), accuracy.Error(float(errors[1]), dim, k)
 
@@ -110,9 +108,9 @@ def place(error: accuracy.Error) -> str:
 def cosine_table() -> str:
     """The table of the maps from noise to cosine."""
     rows = []
-    for name, transport in (
-        ("von Mises-Fisher", to_von_mises_fisher),
-        ("power spherical", to_power_spherical),
+    for name, family in (
+        ("von Mises-Fisher", VON_MISES_FISHER),
+        ("power spherical", POWER_SPHERICAL),
     ):
         pair = [
             [f"{name}: normal score of a cosine, in standard deviations"],
@@ -122,7 +120,7 @@ def cosine_table() -> str:
             both = [
                 errors
                 for dim in tqdm(COSINE_DIMS, desc=f"draws, {name}, {dtype}")
-                for errors in cosine_errors(transport, dim, dtype)
+                for errors in cosine_errors(family, dim, dtype)
             ]
             for row, part in zip(pair, zip(*both, strict=True), strict=True):
                 worst = max(part)
@@ -159,7 +157,7 @@ def closed_form_table() -> str:
     for name, measure, limit in (
         ("KL of two laws", accuracy.pair_errors, 16),
         ("inverse of the Bessel ratio", accuracy.inverse_errors, 8),
-        ("KL, power spherical to vMF", accuracy.power_to_von_mises_fisher_errors, 8),
+        ("KL, power spherical to vMF", accuracy.power_VON_MISES_FISHER_errors, 8),
     ):
         row = [name]
         for dtype in DTYPES:

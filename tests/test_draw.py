@@ -15,11 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import directions
 from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
+from vmfdist._families.power_spherical import POWER_SPHERICAL
+from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling import draw as draw_module
-from vmfdist._sampling.cosines import Transport, to_power_spherical, to_von_mises_fisher
+from vmfdist._sampling.cosines import Transport
 from vmfdist._sampling.draw import draw, draw_uniform
 
-TRANSPORTS = [to_von_mises_fisher, to_power_spherical]
+TRANSPORTS = [VON_MISES_FISHER.to_cosine, POWER_SPHERICAL.to_cosine]
 DIMS = [2, 3, 8, 16, 17, 100]
 
 
@@ -95,8 +97,8 @@ def test_any_noise(dim: int, transport: Transport, dtype: torch.dtype, sight: An
 def test_the_cosine_is_that_of_the_length_of_parallel_noise(dim: int, sight: Any) -> None:
     zeta = torch.tensor([-3.0, -0.2, 0.0, 0.7, 5.0], dtype=torch.float64)
     loc, k = directions(dim), torch.tensor(6.0, dtype=torch.float64)
-    x = check(zeta.unsqueeze(-1) * loc, loc, 6.0, to_von_mises_fisher, sight)
-    expected = 1 - to_von_mises_fisher(zeta, k, dim).one_minus_cosine
+    x = check(zeta.unsqueeze(-1) * loc, loc, 6.0, VON_MISES_FISHER.to_cosine, sight)
+    expected = 1 - VON_MISES_FISHER.to_cosine(zeta, k, dim).one_minus_cosine
     torch.testing.assert_close(x @ loc, expected, rtol=1e-14, atol=1e-14)
 
 
@@ -107,7 +109,7 @@ def test_what_is_left_of_all_but_parallel_noise_gives_the_direction(dim: int, si
     tangent = torch.nn.functional.normalize(other - (other @ loc) * loc, dim=-1)
     offsets = 10.0 ** torch.arange(-14.0, 1, dtype=torch.float64)
     noise = 2 * loc + offsets.unsqueeze(-1) * tangent
-    x = check(noise, loc, 5.0, to_von_mises_fisher, sight)
+    x = check(noise, loc, 5.0, VON_MISES_FISHER.to_cosine, sight)
     found = torch.nn.functional.normalize(x - (x @ loc).unsqueeze(-1) * loc, dim=-1)
     error = (found - tangent).norm(dim=-1)
     assert (error <= 40 * torch.finfo(torch.float64).eps / offsets).all()
@@ -117,8 +119,8 @@ def test_what_is_left_of_all_but_parallel_noise_gives_the_direction(dim: int, si
 def test_both_ways_to_split_the_noise_agree(dim: int, dtype: torch.dtype) -> None:
     noise = torch.randn(200, dim, dtype=dtype, generator=torch.Generator().manual_seed(1))
     loc = directions(dim, dtype=dtype)
-    seen = check(noise, loc, 5.0, to_von_mises_fisher)
-    unseen = check(noise, loc, 5.0, to_von_mises_fisher, _Unseen)
+    seen = check(noise, loc, 5.0, VON_MISES_FISHER.to_cosine)
+    unseen = check(noise, loc, 5.0, VON_MISES_FISHER.to_cosine, _Unseen)
     bound = 200 * torch.finfo(dtype).eps
     torch.testing.assert_close(unseen, seen, rtol=bound, atol=bound)
 
@@ -127,9 +129,9 @@ def test_one_row_of_parallel_noise_leaves_the_others_alone() -> None:
     for dim in (8, 40):
         noise = torch.randn(30, dim, dtype=torch.float64)
         loc = directions(30, dim)
-        expected = check(noise, loc, 5.0, to_von_mises_fisher)
+        expected = check(noise, loc, 5.0, VON_MISES_FISHER.to_cosine)
         noise[7] = 2 * loc[7]
-        found = check(noise, loc, 5.0, to_von_mises_fisher)
+        found = check(noise, loc, 5.0, VON_MISES_FISHER.to_cosine)
         others = torch.arange(30) != 7
         torch.testing.assert_close(found[others], expected[others], rtol=1e-13, atol=1e-13)
 

@@ -22,14 +22,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cases import BOUND, FAILURE_RATE, assert_mean, directions, standard_errors_off
 from reference import radial
 from vmfdist import VonMisesFisher
+from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling import draw as draw_module
 from vmfdist._sampling.draw import draw
 
-TRANSPORT = VonMisesFisher._cosine._transport
-
 
 def lift(noise: Tensor, loc: Tensor, concentration: Tensor) -> Tensor:
-    return draw(noise.clone(), loc, concentration, TRANSPORT)  # which takes the noise's memory
+    return draw(
+        noise.clone(), loc, concentration, VON_MISES_FISHER.to_cosine
+    )  # which takes the noise's memory
 
 
 def axis(dim: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from reference import cosine_reference
+from vmfdist._families.power_spherical import POWER_SPHERICAL
+from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling import quadrature
 from vmfdist._sampling.quadrature import COARSE, FINE, SINGLE, Effort, refine
-from vmfdist._sampling.tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
+from vmfdist._sampling.tilt import Tilt
 from vmfdist.cosine import CosineLaw, PowerSphericalCosine, VonMisesFisherCosine
 
 LIMIT = 1e-10  # relative, of all probabilities and of all derivatives

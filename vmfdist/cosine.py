@@ -17,8 +17,7 @@ References:
 
 from __future__ import annotations
 
-from enum import Enum, auto
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions import constraints
@@ -26,16 +25,14 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.types import _size
 
-from vmfdist._closed_forms import power_spherical as ps
-from vmfdist._closed_forms import sphere
-from vmfdist._closed_forms import von_mises_fisher as vmf
-from vmfdist._numerics.constants import cached_tensor, static
-from vmfdist._numerics.elementwise import refuse_derivative, with_derivative
-from vmfdist._numerics.infinity import finite, outside, standard_deviation
+from vmfdist._families import probabilities
+from vmfdist._families.family import Family
+from vmfdist._families.power_spherical import POWER_SPHERICAL
+from vmfdist._families.probabilities import Asked, Question
+from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
+from vmfdist._numerics.constants import static
+from vmfdist._numerics.infinity import standard_deviation
 from vmfdist._numerics.rows import expanded
-from vmfdist._sampling import quadrature
-from vmfdist._sampling.cosines import CosineDraw, Transport, to_power_spherical, to_von_mises_fisher
-from vmfdist._sampling.tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
 from vmfdist._validation import (
     broadcast_shapes,
     check_dim,
@@ -47,220 +44,7 @@ from vmfdist._validation import (
     set_validation,
 )
 
-__all__ = ["Asked", "CosineLaw", "PowerSphericalCosine", "VonMisesFisherCosine"]
-
-# --------------------------------------------------------------------------------------------------
-# Differentiable functions of float64 tensors; t = 1 - w, rest = 1 + w
-# --------------------------------------------------------------------------------------------------
-
-_Law = tuple[Tilt, int]  # and the dimension
-
-_refuse = refuse_derivative(
-    "second derivatives in the concentration of a probability, quantile or draw of the cosine are "
-    "not implemented: differentiate log_prob, or once only"
-)
-
-# Quadrature takes squares of concentrations. Beyond this one the law of k t stays as it is.
-_HIGH = 1e150
-
-
-def _capped(k: Tensor) -> tuple[Tensor, Tensor]:
-    """A concentration that quadrature takes, and the factor by which its t is larger."""
-    return k.clamp(max=_HIGH), (k / _HIGH).clamp(min=1.0)
-
-
-def _none(t: Tensor, *_: Any) -> Tensor:
-    return torch.zeros_like(t)  # the derivative in rest is in that in t
-
-
-@with_derivative(
-    lambda t, rest, k, law: law[0].log_density_slope(t, rest, finite(k), law[1]),
-    _none,
-    lambda t, rest, k, law: -law[0].statistic(t, rest),
-)
-def _log_tilt(t: Tensor, rest: Tensor, k: Tensor, law: tuple[Tilt, float]) -> Tensor:
-    """-k s + power log(t rest), for a law and a power; at infinity the point mass at t = 0."""
-    tilt, power = law
-    finite_k = finite(k)
-    point = (finite_k - k) * outside(t)  # 0 for a finite k, else infinity of either sign
-    result = tilt.log_density(t, rest, finite_k, power)
-    return torch.where(point == 0, result, point)
-
-
-def _log_density(t: Tensor, rest: Tensor, k: Tensor, law: _Law, less: int = 3) -> Tensor:
-    """Of w, with the power (d - 3)/2 of 1 - w^2; of the angle less is 2, of artanh(w) 1."""
-    tilt, dim = law
-    constant = tilt.log_density_at_mode(finite(k), dim) + sphere.log_sphere_area(dim - 1)
-    return constant + _log_tilt(t, rest, k, (tilt, (dim - less) / 2))
-
-
-def _density(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
-    return torch.exp(_log_density(t, rest, k, law))
-
-
-def _probability(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> quadrature.Probability:
-    tilt, dim = law
-    k, factor = _capped(k)
-    t = torch.where(t == 0, 0.0, t * factor).clamp(1e-300, 2.0)
-    rest = torch.where(factor > 1, 2 - t, rest).clamp(min=1e-300)
-    flat = t.reshape(-1), rest.reshape(-1), k.reshape(-1)
-    parts = quadrature.probability(*flat, dim=dim, tilt=tilt)
-    below, above, slope = (part.reshape(t.shape) for part in parts)
-    return quadrature.Probability(below, above, slope / factor)
-
-
-@with_derivative(_refuse, _refuse, _refuse)
-def _slope(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
-    """The derivative of the probability above."""
-    return torch.where((t == 0) | (rest == 0), 0.0, _probability(t, rest, k, law).slope)
-
-
-@with_derivative(lambda t, rest, k, law: -_density(t, rest, k, law), _none, lambda *x: -_slope(*x))
-def _below(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
-    """P(cosine < 1 - t)."""
-    return torch.where(rest == 0, 0.0, _probability(t, rest, k, law).below)
-
-
-@with_derivative(_density, _none, lambda *x: _slope(*x))
-def _above(t: Tensor, rest: Tensor, k: Tensor, law: _Law) -> Tensor:
-    """P(cosine > 1 - t)."""
-    return torch.where(t == 0, 0.0, _probability(t, rest, k, law).above)
-
-
-def _solve(zeta: Tensor, k: Tensor, law: _Law) -> quadrature.Quantile:
-    """Of a concentration that quadrature takes."""
-    tilt, dim = law
-    solution = quadrature.solve(zeta.reshape(-1), k.reshape(-1), dim, tilt, quadrature.FINE)
-    return quadrature.Quantile(*(x.reshape(zeta.shape) for x in solution))
-
-
-def _ends(u: Tensor) -> tuple[Tensor, Tensor]:
-    """1 - w and 1 + w at u = artanh(-w): the smaller to relative accuracy, the larger rounded."""
-    smaller = 2 * torch.sigmoid(-2 * u.abs())
-    return torch.where(u < 0, smaller, 2 - smaller), torch.where(u < 0, 2 - smaller, smaller)
-
-
-class Asked(Enum):
-    """What a quantile is asked for."""
-
-    ODDS = auto()  # artanh(-w), of the capped concentration
-    ANGLE = auto()
-    COMPLEMENT = auto()  # 1 - w
-    COSINE = auto()
-
-
-class _Question(NamedTuple):
-    law: _Law
-    asked: Asked
-    upper: bool  # whether the probability is that of larger cosines, or smaller angles
-
-
-def _odds(p: Tensor, k: Tensor, question: _Question) -> quadrature.Quantile:
-    info = torch.finfo(p.dtype)
-    zeta = torch.special.ndtri(p.clamp(info.tiny, 1 - info.eps / 2))
-    return _solve(zeta if question.upper else -zeta, _capped(k)[0], question.law)
-
-
-def _from_odds(u: Tensor, p: Tensor, k: Tensor, question: _Question) -> tuple[Tensor, Tensor]:
-    """1 - w and 1 + w."""
-    _, factor = _capped(k)
-    t, rest = _ends(u)
-    t = t / factor
-    rest = torch.where(factor > 1, 2 - t, rest)
-    # w = -1 holds the probability 0 below and 1 above.
-    lowest, highest = (1, 0) if question.upper else (0, 1)
-    t = torch.where(p == lowest, 2.0, torch.where(p == highest, 0.0, t))
-    return t, torch.where(p == lowest, 0.0, torch.where(p == highest, 2.0, rest))
-
-
-def _quantile_density(p: Tensor, k: Tensor, question: _Question) -> Tensor:
-    """The derivative in p: 1 over the density, which falls or rises with the probability."""
-    law, asked, upper = question
-    u = _quantile_of(p, k, question._replace(asked=Asked.ODDS))
-    less = {Asked.ODDS: 1, Asked.ANGLE: 2}.get(asked, 3)
-    log_density = _log_density(*_from_odds(u, p, k, question), k, law, less)
-    return torch.exp(-log_density) * (1.0 if upper == (asked is not Asked.COSINE) else -1.0)
-
-
-@with_derivative(_refuse, _refuse)
-def _quantile_slope(p: Tensor, k: Tensor, question: _Question) -> Tensor:
-    u, rate = _odds(p, k, question)
-    if question.asked is Asked.ODDS:
-        return -rate
-    t, rest = _from_odds(u, p, k, question)
-    rate = rate / _capped(k)[1]
-    if question.asked is Asked.ANGLE:
-        return -(t * rest).sqrt() * rate
-    return t * rest * rate * (1.0 if question.asked is Asked.COSINE else -1.0)
-
-
-@with_derivative(_quantile_density, _quantile_slope)
-def _quantile_of(p: Tensor, k: Tensor, question: _Question) -> Tensor:
-    u = _odds(p, k, question).u
-    if question.asked is Asked.ODDS:
-        return u
-    t, rest = _from_odds(u, p, k, question)
-    if question.asked is Asked.ANGLE:
-        return 2 * torch.atan2(t.sqrt(), rest.sqrt())
-    return t if question.asked is Asked.COMPLEMENT else torch.where(t < 1, 1 - t, rest - 1)
-
-
-@with_derivative(_refuse, _refuse)
-def _draw_slope(zeta: Tensor, k: Tensor, law: tuple[Transport, int]) -> Tensor:
-    """The derivative of t in the concentration."""
-    transport, dim = law
-    t, rate = transport(zeta, k, dim)
-    return -rate * t * (2 - t)
-
-
-@with_derivative(_refuse, _draw_slope)
-def _one_minus_draw(zeta: Tensor, k: Tensor, law: tuple[Transport, int]) -> Tensor:
-    transport, dim = law
-    return transport(zeta, k, dim).one_minus_cosine
-
-
-# --------------------------------------------------------------------------------------------------
-# The mean of log(1 - w^2), for the entropy
-# --------------------------------------------------------------------------------------------------
-
-
-@cached_tensor(maxsize=8)
-def _normal_rule() -> Tensor:
-    """Nodes and weights of the mean of a smooth function of a standard normal variable, two rows.
-
-    The trapezoidal rule, which converges geometrically for analytic functions that decay at both
-    ends (Trefethen and Weideman 2014, doi:10.1137/130932132).
-    """
-    zeta = torch.linspace(-9, 9, 145, dtype=torch.float64, device="cpu")
-    weight = torch.exp(-zeta * zeta / 2)
-    return torch.stack([zeta, weight / weight.sum()])
-
-
-def _mean_over_quantiles(k: Tensor, law: _Law, function: Any) -> Tensor:
-    """The mean of a function of (t, rest, du/dk), over the quantiles at normal scores."""
-    zeta, weight = _normal_rule(like=k).unbind()
-    rows = k.reshape(-1, 1)
-    zeta, rows = torch.broadcast_tensors(zeta, rows)
-    u, rate = _solve(zeta.contiguous(), rows.contiguous(), law)
-    t, rest = _ends(u)
-    return (function(t, rest, -rate) * weight).sum(-1).reshape(k.shape)
-
-
-@with_derivative(_refuse)
-def _mean_log_complement_slope(k: Tensor, law: _Law) -> Tensor:
-    """d log(1 - w^2) / du = 2w."""
-    return _mean_over_quantiles(k, law, lambda t, rest, slope: (rest - t) * slope)
-
-
-@with_derivative(_mean_log_complement_slope)
-def _mean_log_complement(k: Tensor, law: _Law) -> Tensor:
-    """E log(1 - w^2)."""
-    return _mean_over_quantiles(k, law, lambda t, rest, _: torch.log(t) + torch.log(rest))
-
-
-# --------------------------------------------------------------------------------------------------
-# The laws
-# --------------------------------------------------------------------------------------------------
+__all__ = ["CosineLaw", "PowerSphericalCosine", "VonMisesFisherCosine", "mass_cone"]
 
 
 def _check_concentration(concentration: Tensor, validate: bool) -> None:
@@ -286,9 +70,7 @@ class CosineLaw(TorchDistribution):
     has_rsample = True
 
     _given: Tensor  # the concentration before it is expanded
-    _tilt: ClassVar[Tilt]
-    _transport: ClassVar[staticmethod[[Tensor, Tensor, int], CosineDraw]]
-    _mean: ClassVar[staticmethod[[Tensor, int], Tensor]]
+    _family: ClassVar[Family]
     _dim: int
 
     def __init__(
@@ -371,26 +153,27 @@ class CosineLaw(TorchDistribution):
                 the support.
         """
         t, rest = self._ends(value, one_minus_value, self._given.dtype)
-        return self._expanded(_log_density(t, rest, self._given, (self._tilt, self.dim)), t)
+        log_density = self._family.cosine_log_density(t, rest, self._given, self.dim)
+        return self._expanded(log_density, t)
 
     def cdf(self, value: Tensor | None = None, *, one_minus_value: Tensor | None = None) -> Tensor:
         """The probability of a cosine of at most the value, differentiable in both.
 
         Arguments and errors are those of :meth:`log_prob`.
         """
-        return self._apply(_below, value, one_minus_value)
+        return self._apply(probabilities.below, value, one_minus_value)
 
     def sf(self, value: Tensor | None = None, *, one_minus_value: Tensor | None = None) -> Tensor:
         """The survival function 1 - cdf, not formed as this difference.
 
         Arguments and errors are those of :meth:`log_prob`.
         """
-        return self._apply(_above, value, one_minus_value)
+        return self._apply(probabilities.above, value, one_minus_value)
 
     def _apply(self, function: Any, value: Tensor | None, one_minus_value: Tensor | None) -> Tensor:
         t, rest = self._ends(value, one_minus_value, torch.float64)
         k = self._given
-        result = function(t, rest, k.double(), (self._tilt, self.dim)).to(k.dtype)
+        result = function(t, rest, k.double(), (self._family, self.dim)).to(k.dtype)
         return self._expanded(result, t)
 
     def _expanded(self, result: Tensor, value: Tensor) -> Tensor:
@@ -429,13 +212,28 @@ class CosineLaw(TorchDistribution):
                 f"probabilities must lie in [0, 1], got values between {p.min().item():.9g} and "
                 f"{p.max().item():.9g}"
             )
-        k, question = self._given, _Question((self._tilt, self.dim), asked, upper)
-        return self._expanded(_quantile_of(p.double(), k.double(), question).to(k.dtype), p)
+        k, question = self._given, Question((self._family, self.dim), asked, upper)
+        quantile = probabilities.quantile(p.double(), k.double(), question)
+        return self._expanded(quantile.to(k.dtype), p)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean cosine, which is the mean resultant length of the law on the sphere."""
+        return expanded(self._family.mean_cosine(self._given, self.dim), self.batch_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance along the mean direction of the law on the sphere."""
+        return expanded(self._family.cosine_variance(self._given, self.dim), self.batch_shape)
 
     @property
     def stddev(self) -> Tensor:
         """Standard deviation; where it is 0, so is its gradient."""
         return standard_deviation(self.variance)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy with respect to length."""
+        return expanded(self._family.cosine_entropy(self._given, self.dim), self.batch_shape)
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draws with exact gradients in the concentration, one normal variable for each."""
@@ -449,7 +247,7 @@ class CosineLaw(TorchDistribution):
     def _draw(self, sample_shape: _size, k: Tensor) -> Tensor:
         shape = self._extended_shape(sample_shape)
         zeta = torch.randn(shape, dtype=k.dtype, device=k.device)
-        return 1 - _one_minus_draw(zeta, k, (self._transport, self.dim))
+        return 1 - probabilities.one_minus_draw(zeta, k, (self._family, self.dim))
 
 
 class VonMisesFisherCosine(CosineLaw):
@@ -486,33 +284,7 @@ class VonMisesFisherCosine(CosineLaw):
         * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 9.3.2.
     """
 
-    _tilt = VON_MISES_FISHER
-    _transport = staticmethod(to_von_mises_fisher)
-    _mean = staticmethod(vmf.mean_resultant_length)
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean resultant length of the law on the sphere."""
-        return expanded(self._mean(self._given, self.dim), self.batch_shape)
-
-    @property
-    def variance(self) -> Tensor:
-        """The derivative of the mean in the concentration."""
-        return vmf.mean_resultant_length_derivative(self._given, self.dim).expand(self.batch_shape)
-
-    def entropy(self) -> Tensor:
-        """Differential entropy with respect to length.
-
-        In dimension 3 in closed form, else with a mean of log(1 - w^2) by quadrature.
-        """
-        given, law = self._given, (self._tilt, self.dim)
-        k, factor = _capped(given.double())
-        tilt, dim = law
-        constant = tilt.log_density_at_mode(k, dim) + sphere.log_sphere_area(dim - 1)
-        result = k * tilt.mean(k, dim) - constant - torch.log(factor)
-        if dim != 3:
-            result = result - (dim - 3) / 2 * _mean_log_complement(k, law)
-        return result.to(given.dtype).expand(self.batch_shape)
+    _family = VON_MISES_FISHER
 
 
 class PowerSphericalCosine(CosineLaw):
@@ -538,20 +310,17 @@ class PowerSphericalCosine(CosineLaw):
         * N. De Cao and W. Aziz (2020), The power spherical distribution, arXiv:2006.04437.
     """
 
-    _tilt = POWER_SPHERICAL
-    _transport = staticmethod(to_power_spherical)
-    _mean = staticmethod(ps.mean_cosine)
+    _family = POWER_SPHERICAL
 
-    @property
-    def mean(self) -> Tensor:
-        r""":math:`\kappa / (d - 1 + \kappa)`."""
-        return expanded(self._mean(self._given, self.dim), self.batch_shape)
 
-    @property
-    def variance(self) -> Tensor:
-        """That of the affine image of a Beta variable."""
-        return ps.cosine_variance(self._given, self.dim).expand(self.batch_shape)
-
-    def entropy(self) -> Tensor:
-        """Differential entropy with respect to length, differentiable twice."""
-        return ps.cosine_entropy(self._given, self.dim).expand(self.batch_shape)
+def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tensor:
+    """The half-angle of the cone that holds the mass p."""
+    k = cosine.concentration
+    if not isinstance(p, Tensor):
+        p = torch.full((), float(p), dtype=k.dtype, device=k.device)
+    if validate_args and not torch._is_all_true((p >= 0) & (p <= 1)):
+        raise ValueError(
+            f"p must lie in [0, 1], got values between {p.min().item():.9g} and "
+            f"{p.max().item():.9g}"
+        )
+    return cosine._quantile(p, Asked.ANGLE, upper=True)

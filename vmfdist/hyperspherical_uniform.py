@@ -21,8 +21,8 @@ from vmfdist._validation import (
     set_validation,
     validate_value,
 )
-from vmfdist.cosine import VonMisesFisherCosine
-from vmfdist.rotational import CovarianceEigenvalues, mass_cone
+from vmfdist.cosine import VonMisesFisherCosine, mass_cone
+from vmfdist.rotational import CovarianceEigenvalues
 
 __all__ = ["HypersphericalUniform"]
 

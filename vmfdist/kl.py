@@ -42,11 +42,12 @@ from vmfdist._numerics.rows import expanded
 from vmfdist._validation import broadcast_shapes
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
 from vmfdist.power_spherical import PowerSpherical
+from vmfdist.rotational import RotationallySymmetric
 from vmfdist.von_mises_fisher import VonMisesFisher
 
 __all__: list[str] = []
 
-_Law = VonMisesFisher | PowerSpherical | HypersphericalUniform
+_Law = RotationallySymmetric | HypersphericalUniform
 
 
 def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
@@ -64,16 +65,16 @@ def _separation(p: VonMisesFisher | PowerSpherical, q: VonMisesFisher) -> Tensor
     return (p.loc - q.loc).square().sum(-1) / 2
 
 
-@register_kl(VonMisesFisher, HypersphericalUniform)
-def _kl_von_mises_fisher_uniform(p: VonMisesFisher, q: HypersphericalUniform) -> Tensor:
+@register_kl(RotationallySymmetric, HypersphericalUniform)
+def _kl_to_uniform(p: RotationallySymmetric, q: HypersphericalUniform) -> Tensor:
     _, shape = _common(p, q)
     return expanded(p._kl_to_uniform(), shape)
 
 
-@register_kl(HypersphericalUniform, VonMisesFisher)
-def _kl_uniform_von_mises_fisher(p: HypersphericalUniform, q: VonMisesFisher) -> Tensor:
+@register_kl(HypersphericalUniform, RotationallySymmetric)
+def _kl_from_uniform(p: HypersphericalUniform, q: RotationallySymmetric) -> Tensor:
     _, shape = _common(p, q)
-    return expanded(q._log_partition(), shape)
+    return expanded(q._kl_from_uniform(), shape)
 
 
 @register_kl(HypersphericalUniform, HypersphericalUniform)
@@ -92,18 +93,6 @@ def _kl_von_mises_fisher_von_mises_fisher(p: VonMisesFisher, q: VonMisesFisher) 
         return result
     v1, v2 = p._natural_parameter().to(dtype), q._natural_parameter().to(dtype)
     return natural.kl_to_another(result, v1, v2)
-
-
-@register_kl(PowerSpherical, HypersphericalUniform)
-def _kl_power_spherical_uniform(p: PowerSpherical, q: HypersphericalUniform) -> Tensor:
-    dim, shape = _common(p, q)
-    return expanded(ps.kl_to_uniform(p._given[1], dim), shape)
-
-
-@register_kl(HypersphericalUniform, PowerSpherical)
-def _kl_uniform_power_spherical(p: HypersphericalUniform, q: PowerSpherical) -> Tensor:
-    dim, shape = _common(p, q)
-    return expanded(ps.kl_from_uniform(q._given[1], dim), shape)
 
 
 @register_kl(PowerSpherical, VonMisesFisher)

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
-from vmfdist._sampling.cosines import to_von_mises_fisher
+from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling.draw import draw
 from vmfdist._validation import require_float, unit_tolerance
 
@@ -265,7 +265,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         labels = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(directions.device)
         noise = torch.from_numpy(random.standard_normal((n_samples, self.n_features_in_)))
         noise = noise.to(directions.device)
-        x = draw(noise, directions[labels], concentrations[labels], to_von_mises_fisher)
+        x = draw(noise, directions[labels], concentrations[labels], VON_MISES_FISHER.to_cosine)
         if isinstance(self.weights_, Tensor):
             return x, labels
         return x.numpy(), labels.numpy()

@@ -11,7 +11,7 @@ from vmfdist._closed_forms import sphere
 from vmfdist._numerics.infinity import finite
 from vmfdist._numerics.rows import expanded
 from vmfdist.cosine import PowerSphericalCosine
-from vmfdist.rotational import CovarianceEigenvalues, RotationallySymmetric
+from vmfdist.rotational import RotationallySymmetric
 
 __all__ = ["PowerSpherical"]
 
@@ -69,42 +69,9 @@ class PowerSpherical(RotationallySymmetric):
 
     _cosine = PowerSphericalCosine
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        r"""Log density with respect to the surface measure of the sphere.
-
-        :math:`1 + \langle x, \mu\rangle` is formed without cancellation next to ``loc`` and next to
-        its antipode, where the density is 0 and grows to all sides alike: gradients in ``value``
-        and ``loc`` are 0 there.
-
-        Args:
-            value: unit vectors of shape (..., d) that broadcast with the batch shape.
-
-        Returns:
-            A tensor of the broadcast of ``value.shape[:-1]`` and the batch shape.
-
-        Raises:
-            ValueError: under ``validate_args``, if ``value`` is not on the sphere or of another
-                dimension.
-        """
-        loc, k = self._given
-        near, far = self._squared_distance(value), (value + loc).square().sum(-1)
-        log_mode = -(ps.log_partition(finite(k), self.dim) + sphere.log_sphere_area(self.dim))
-        return self._expanded(log_mode + ps.log_tilt(near, far, k, self.dim), value)
-
-    def entropy(self) -> Tensor:
-        """Differential entropy with respect to the surface measure."""
-        area = sphere.log_sphere_area(self.dim)
-        return expanded(area - ps.kl_to_uniform(self._given[1], self.dim), self.batch_shape)
-
     @property
     def log_normalizer(self) -> Tensor:
         r"""log of the integral of :math:`(1 + \langle x, \mu\rangle)^\kappa`, :math:`\log Z_d`."""
         _, given = self._given
         tilted = math.log(2) * given + ps.log_partition(finite(given), self.dim)
         return expanded(sphere.log_sphere_area(self.dim) + tilted, self.batch_shape)
-
-    def _eigenvalues(self) -> CovarianceEigenvalues:
-        _, k = self._given
-        return CovarianceEigenvalues(
-            ps.cosine_variance(k, self.dim), ps.tangent_variance(k, self.dim)
-        )

@@ -20,6 +20,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.types import _size
 
+from vmfdist._closed_forms.sphere import log_sphere_area
+from vmfdist._families.family import Family
 from vmfdist._numerics.constants import static
 from vmfdist._numerics.infinity import standard_deviation
 from vmfdist._numerics.rows import expanded
@@ -36,12 +38,11 @@ from vmfdist._validation import (
     set_validation,
     validate_value,
 )
-from vmfdist.cosine import Asked, CosineLaw
+from vmfdist.cosine import CosineLaw, mass_cone
 
 __all__ = [
     "CovarianceEigenvalues",
     "RotationallySymmetric",
-    "mass_cone",
 ]
 
 
@@ -91,7 +92,7 @@ class CovarianceEigenvalues(NamedTuple):
 class RotationallySymmetric(TorchDistribution):
     """A law on the sphere with a mean direction and a concentration; base of the public ones.
 
-    A subclass gives the law of the cosine, and its closed forms.
+    A subclass names the law of the cosine, and by it the family.
     """
 
     _cosine: ClassVar[type[CosineLaw]]
@@ -180,6 +181,10 @@ class RotationallySymmetric(TorchDistribution):
         return static(self._event_shape[0])
 
     @property
+    def _family(self) -> Family:
+        return self._cosine._family
+
+    @property
     def mode(self) -> Tensor:
         """The direction of highest density, ``loc`` (any direction is one at concentration 0)."""
         return self.loc
@@ -204,7 +209,7 @@ class RotationallySymmetric(TorchDistribution):
         """Draws without gradients, in forward mode too."""
         with torch.no_grad():
             loc, concentration = (parameter.detach() for parameter in self._given)
-            return draw(self._noise(sample_shape), loc, concentration, self._cosine._transport)
+            return draw(self._noise(sample_shape), loc, concentration, self._family.to_cosine)
 
     def _noise(self, sample_shape: _size) -> Tensor:
         loc, _ = self._given
@@ -212,7 +217,33 @@ class RotationallySymmetric(TorchDistribution):
         return torch.randn(shape, dtype=loc.dtype, device=loc.device)
 
     def _draw(self, noise: Tensor) -> Tensor:
-        return draw(noise, *self._given, self._cosine._transport)
+        return draw(noise, *self._given, self._family.to_cosine)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""Log density with respect to the surface measure of the sphere.
+
+        Formed of squared distances, :math:`|x - \mu|^2` in place of :math:`\langle x, \mu\rangle`,
+        which loses nothing near ``loc`` at high concentration. Gradients in ``value`` and ``loc``
+        are those of this form; along the sphere they are those of any other.
+
+        Args:
+            value: unit vectors of shape (..., d) that broadcast with the batch shape.
+
+        Returns:
+            A tensor of the broadcast of ``value.shape[:-1]`` and the batch shape.
+
+        Raises:
+            ValueError: under ``validate_args``, if ``value`` is not on the sphere or of another
+                dimension.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
+        return expanded(self._log_density(value), shape)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy with respect to the surface measure."""
+        return expanded(log_sphere_area(self.dim) - self._kl_to_uniform(), self.batch_shape)
 
     @property
     def cosine(self) -> CosineLaw:
@@ -282,11 +313,23 @@ class RotationallySymmetric(TorchDistribution):
 
     # The same of the parameters before they are expanded.
 
+    def _log_density(self, value: Tensor) -> Tensor:
+        return self._family.log_density(value, *self._given, self.dim)
+
+    def _kl_to_uniform(self) -> Tensor:
+        return self._family.kl_to_uniform(self._given[1], self.dim)
+
+    def _kl_from_uniform(self) -> Tensor:
+        return self._family.kl_from_uniform(self._given[1], self.dim)
+
     def _eigenvalues(self) -> CovarianceEigenvalues:
-        raise NotImplementedError
+        family, k = self._family, self._given[1]
+        return CovarianceEigenvalues(
+            family.cosine_variance(k, self.dim), family.tangent_variance(k, self.dim)
+        )
 
     def _mean_cosine(self) -> Tensor:
-        return self._cosine._mean(self._given[1], self.dim)
+        return self._family.mean_cosine(self._given[1], self.dim)
 
     def _mean(self) -> Tensor:
         loc, _ = self._given
@@ -305,28 +348,5 @@ class RotationallySymmetric(TorchDistribution):
         # The diagonal without the difference, of which nothing may be left.
         return matrix.diagonal_scatter(self._variance(), dim1=-2, dim2=-1)
 
-    def _squared_distance(self, value: Tensor) -> Tensor:
-        """|value - loc|^2 = 2 (1 - <value, loc>), which keeps its digits where the two are near."""
-        if self._validate_args:
-            self._validate_sample(value)
-        return (value - self._given[0]).square().sum(-1)
-
-    def _expanded(self, result: Tensor, value: Tensor) -> Tensor:
-        """What was computed with the parameters as given, in the shape that it should have."""
-        return expanded(result, broadcast_shapes(value.shape[:-1], self.batch_shape))
-
     def _validate_sample(self, value: Tensor) -> None:
         validate_value(value, self.batch_shape, self.dim)
-
-
-def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tensor:
-    """The half-angle of the cone that holds the mass p, for the law of a cosine."""
-    k = cosine.concentration
-    if not isinstance(p, Tensor):
-        p = torch.full((), float(p), dtype=k.dtype, device=k.device)
-    if validate_args and not torch._is_all_true((p >= 0) & (p <= 1)):
-        raise ValueError(
-            f"p must lie in [0, 1], got values between {p.min().item():.9g} and "
-            f"{p.max().item():.9g}"
-        )
-    return cosine._quantile(p, Asked.ANGLE, upper=True)

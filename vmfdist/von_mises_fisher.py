@@ -13,7 +13,7 @@ from torch.types import _size
 from vmfdist import _resultant
 from vmfdist._closed_forms import natural, sphere
 from vmfdist._closed_forms import von_mises_fisher as vmf
-from vmfdist._numerics.infinity import finite, is_finite_throughout, steep, with_point_mass
+from vmfdist._numerics.infinity import finite
 from vmfdist._numerics.rows import expanded
 from vmfdist._sampling.draw import draw
 from vmfdist._validation import broadcast_shapes
@@ -278,46 +278,15 @@ class VonMisesFisher(RotationallySymmetric):
         vector = self._tracked
         if vector is None:
             return super()._draw(noise)
-        x = draw(noise, *natural.turned(vector), self._cosine._transport)
+        x = draw(noise, *natural.turned(vector), self._family.to_cosine)
         return natural.carried(x, vector)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        r"""Log density with respect to the surface measure of the sphere.
-
-        Formed as :math:`\log f(\mu) - \kappa |x - \mu|^2 / 2`, which loses nothing near ``loc``
-        at high concentration, where :math:`\kappa \langle x, \mu\rangle` and :math:`\kappa` cancel.
-        Gradients in ``value`` and ``loc`` are those of this form; along the sphere they are those
-        of the other.
-
-        Args:
-            value: unit vectors of shape (..., d) that broadcast with the batch shape.
-
-        Returns:
-            A tensor of the broadcast of ``value.shape[:-1]`` and the batch shape.
-
-        Raises:
-            ValueError: under ``validate_args``, if ``value`` is not on the sphere or of another
-                dimension.
-        """
-        squared = self._squared_distance(value)
-        _, given = self._given
-        is_finite = is_finite_throughout(given)
-        k = given if is_finite else steep(given)
-        log_density = torch.addcmul(vmf.log_density_at_mode(k, self.dim), k, squared, value=-0.5)
-        if not is_finite:
-            log_density = with_point_mass(log_density, given, k, squared)
-        vector = self._tracked
-        if vector is not None:
-            log_density = natural.log_density(log_density, value, vector)
-        return self._expanded(log_density, value)
-
-    def entropy(self) -> Tensor:
-        """Differential entropy with respect to the surface measure."""
-        area = sphere.log_sphere_area(self.dim)
-        return expanded(area - self._kl_to_uniform(), self.batch_shape)
+    def _log_density(self, value: Tensor) -> Tensor:
+        log_density, vector = super()._log_density(value), self._tracked
+        return log_density if vector is None else natural.log_density(log_density, value, vector)
 
     def _kl_to_uniform(self) -> Tensor:
-        value, vector = vmf.kl_to_uniform(self._given[1], self.dim), self._tracked
+        value, vector = super()._kl_to_uniform(), self._tracked
         return value if vector is None else natural.kl_to_uniform(value, vector)
 
     @property
@@ -328,10 +297,10 @@ class VonMisesFisher(RotationallySymmetric):
         log area of the sphere at concentration 0.
         """
         area = sphere.log_sphere_area(self.dim)
-        return expanded(area + self._log_partition(), self.batch_shape)
+        return expanded(area + self._kl_from_uniform(), self.batch_shape)
 
-    def _log_partition(self) -> Tensor:
-        value, vector = vmf.log_partition(self._given[1], self.dim), self._tracked
+    def _kl_from_uniform(self) -> Tensor:
+        value, vector = super()._kl_from_uniform(), self._tracked
         return value if vector is None else natural.log_partition(value, vector)
 
     @property
@@ -348,13 +317,10 @@ class VonMisesFisher(RotationallySymmetric):
         return super().covariance_eigenvalues
 
     def _eigenvalues(self) -> CovarianceEigenvalues:
-        k, dim = self._given[1], self.dim
+        along, across = super()._eigenvalues()
         return CovarianceEigenvalues(
-            self._exchanged(
-                vmf.mean_resultant_length_derivative(k, dim),
-                natural.mean_resultant_length_derivative,
-            ),
-            self._exchanged(vmf.tangent_variance(k, dim), natural.tangent_variance),
+            self._exchanged(along, natural.mean_resultant_length_derivative),
+            self._exchanged(across, natural.tangent_variance),
         )
 
     def _mean(self) -> Tensor:

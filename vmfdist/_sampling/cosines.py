@@ -1,6 +1,6 @@
-r"""Cosines w = <x, loc> of the laws on the sphere, as maps from a normal variable.
+r"""Cosines w = <x, loc> as a map from a normal variable, by tables of a dimension.
 
-:func:`to_von_mises_fisher` and :func:`to_power_spherical` solve
+:func:`transport` solves
 
 .. math:: P(1 - w \le T(\zeta; k)) = \Phi_N(\zeta)
 
@@ -33,7 +33,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -46,9 +45,9 @@ from vmfdist._numerics.infinity import finite
 from vmfdist._numerics.piecewise import Grid
 from vmfdist._numerics.rows import expanded
 from vmfdist._sampling.quadrature import COARSE, FINE, SINGLE, refine, solve
-from vmfdist._sampling.tilt import POWER_SPHERICAL, VON_MISES_FISHER, Tilt
+from vmfdist._sampling.tilt import Tilt
 
-__all__ = ["CosineDraw", "Transport", "to_power_spherical", "to_von_mises_fisher"]
+__all__ = ["CosineDraw", "Transport", "transport"]
 
 
 class CosineDraw(NamedTuple):
@@ -65,38 +64,26 @@ class CosineDraw(NamedTuple):
 Transport = Callable[[Tensor, Tensor, int], CosineDraw]
 
 
-def to_von_mises_fisher(zeta: Tensor, concentration: Tensor, dim: int) -> CosineDraw:
-    """Maps standard normal values to cosines of the von Mises-Fisher law.
+def transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> CosineDraw:
+    """Maps standard normal values to cosines.
 
     Args:
         zeta: standard normal values, of any shape.
         concentration: the concentration of each; of a shape that broadcasts to that of ``zeta``.
         dim: the dimension of the ambient space, at least 2.
+        tilt: the law.
 
     Returns:
         The cosines in the shape and the dtype of ``zeta``. Larger ``zeta`` means further from the
         mean direction.
     """
-    if dim == 3:
-        return _von_mises_fisher_in_dimension_3(zeta, concentration)
-    return _transport(zeta, concentration, dim, VON_MISES_FISHER)
-
-
-def to_power_spherical(zeta: Tensor, concentration: Tensor, dim: int) -> CosineDraw:
-    """Maps standard normal values to cosines of the power spherical law, likewise."""
-    if dim == 3:
-        return _power_spherical_in_dimension_3(zeta, concentration)
-    return _transport(zeta, concentration, dim, POWER_SPHERICAL)
-
-
-def _transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> CosineDraw:
     single, shape = zeta.dtype == torch.float32, zeta.shape
     k = concentration if concentration.numel() == 1 else expanded(concentration, shape)
     z = zeta.double().clamp(-_reach(), _reach()).reshape(-1)
     k = finite(k.double()).reshape(-1)
     scale = k + _offset(dim)
     level, pace = _interpolate(z, k / scale, dim, tilt)
-    rough = dim == 2 and tilt is VON_MISES_FISHER  # where the table is a start even in float32
+    rough = dim < tilt.least_tabulated_dim  # where the table is a start even in float32
     if single and not rough:
         odds, rate = level.exp_().div_(scale), pace.div_(scale)
     else:
@@ -167,56 +154,3 @@ def _table(dim: int, tilt: Tilt) -> Tensor:
 
     start = piecewise.fit(by_iteration, _START)
     return piecewise.fit(by_one_step, grid)
-
-
-# --------------------------------------------------------------------------------------------------
-# Dimension 3
-# --------------------------------------------------------------------------------------------------
-
-
-def _von_mises_fisher_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw:
-    r"""The complement t has the density k e^(-kt) / (1 - e^(-2k)) on [0, 2].
-
-    With F = Phi(zeta), a = kt and b = k(2 - t): e^-a = 1 - F + F e^-2k, which gives e^a - 1 and
-    e^b - 1 without cancellation, the first for t < 1 and the second beyond. The rate is
-    ((1 - F)/b - e^-2k F/a) / e^-a; for small k, where that cancels, its Taylor series.
-    """
-    info = torch.finfo(zeta.dtype)
-    k = finite(concentration).clamp(min=info.eps**2)  # the limits at 0 and infinity without 0/0
-    scaled = zeta * math.sqrt(0.5)
-    below = torch.special.erfc(-scaled).mul_(0.5).clamp_(min=1e-17)  # F
-    above = torch.special.erfc(scaled).mul_(0.5).clamp_(min=1e-17)  # 1 - F
-    # Beyond, the antipode is out of reach, and subnormal numbers are slow.
-    capped = k.clamp(max=-0.45 * math.log(info.tiny))  # 39 or 319
-    root = torch.exp(-capped)
-    square, shrink = root * root, -torch.expm1(capped * -2.0)
-    survival = torch.addcmul(above, below, square)  # P(1 - w > t) up to the normaliser
-    beyond = survival < root  # t > 1
-    growth = torch.where(beyond, above / square, below / survival).mul_(shrink)
-    end = torch.log1p(growth)  # a, or b where t > 1
-    other = k * 2.0 - end
-    a, b = torch.where(beyond, other, end), torch.where(beyond, end, other)
-    rate = (above / b - square * below / a) / survival
-    h, k2 = a - k, k * k
-    h2 = h * h
-    series = h * ((h2 * 3.0 - k2 * 7.0) / 360.0 + 1 / 6) + ((h2 - k2) / 24.0 + 0.5)
-    rate = torch.where(k < 3 * info.eps**0.2, series, rate)
-    t = end / k
-    return CosineDraw(torch.where(beyond, 2.0 - t, t), rate)
-
-
-def _power_spherical_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw:
-    """(1 + w)/2 has the distribution function x^(k + 1), hence log((1 + w)/2) = log(1 - F)/(k + 1).
-
-    The rate is -log(1 - F) / ((k + 1)^2 t).
-    """
-    info = torch.finfo(zeta.dtype)
-    power = finite(concentration) + 1.0
-    scaled = zeta * math.sqrt(0.5)
-    below = torch.special.erfc(-scaled).mul_(0.5).clamp_(min=1e-17)  # F
-    above = torch.special.erfc(scaled).mul_(0.5).clamp_(min=1e-17)  # 1 - F
-    fall = -torch.where(zeta < 0, torch.log1p(-below), torch.log(above)) / power
-    t = torch.expm1(-fall).mul_(-2.0)
-    # fall / t tends to 1/2 where both vanish, as they do before rounding at an infinite k
-    ratio = torch.where(fall < info.eps, 0.5, fall / t)
-    return CosineDraw(t, ratio / power)

@@ -110,7 +110,8 @@ def refine(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt, u: Tensor, effort: Eff
 
     ``zeta`` and ``u`` have the shape (n,), ``k`` that or (1,).
     """
-    tensors = torch.broadcast_tensors(zeta, u, k, _log_scale(k, dim, tilt), tilt.mean(k, dim))
+    mean = tilt.mean_statistic(k, dim)
+    tensors = torch.broadcast_tensors(zeta, u, k, _log_scale(k, dim, tilt), mean)
     steps = _in_blocks(lambda *block: _refine(dim, tilt, effort, *block), effort, tensors)
     return Quantile(*steps)
 
@@ -120,7 +121,7 @@ def probability(t: Tensor, rest: Tensor, k: Tensor, dim: int, tilt: Tilt) -> Pro
 
     For float64 tensors of shape (n,), t and rest = 2 - t at least 1e-300.
     """
-    tensors = t, rest, k, _log_scale(k, dim, tilt), tilt.mean(k, dim)
+    tensors = t, rest, k, _log_scale(k, dim, tilt), tilt.mean_statistic(k, dim)
     return Probability(*_in_blocks(lambda *block: _probability(dim, tilt, *block), FINE, tensors))
 
 
