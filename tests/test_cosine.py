@@ -419,7 +419,7 @@ def test_gradient_of_draws_is_that_of_the_quantile(law: type[CosineLaw]) -> None
 
 
 @pytest.mark.parametrize("law", [VonMisesFisher, PowerSpherical])
-def test_cosines_of_draws_on_the_sphere(law: type[VonMisesFisher]) -> None:
+def test_noise_to_cosine_of_draws_on_the_sphere(law: type[VonMisesFisher]) -> None:
     loc = directions(7)
     ours = law(loc, 9.0)
     w = ours.sample((20_000,)) @ loc
@@ -427,7 +427,7 @@ def test_cosines_of_draws_on_the_sphere(law: type[VonMisesFisher]) -> None:
     assert uniform_p_value(law(loc, 10.0).cosine.cdf(w)) < FAILURE_RATE
 
 
-def test_cosines_of_uniform_draws() -> None:
+def test_noise_to_cosine_of_uniform_draws() -> None:
     law = HypersphericalUniform(7, dtype=torch.float64)
     w = law.sample((20_000,))[:, 3]
     assert uniform_p_value(law.cosine.cdf(w)) > FAILURE_RATE

@@ -18,8 +18,8 @@ from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
 from vmfdist._families.power_spherical import POWER_SPHERICAL
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling import draw as draw_module
-from vmfdist._sampling.cosines import Transport
 from vmfdist._sampling.draw import draw, draw_uniform
+from vmfdist._sampling.noise_to_cosine import Transport
 
 TRANSPORTS = [VON_MISES_FISHER.to_cosine, POWER_SPHERICAL.to_cosine]
 DIMS = [2, 3, 8, 16, 17, 100]

@@ -1,4 +1,5 @@
-# What is special to the power spherical law; the rest is in test_contract.py and test_cosines.py.
+# What is special to the power spherical law; the rest is in test_contract.py, test_cosine.py and
+# test_noise_to_cosine.py.
 
 from __future__ import annotations
 

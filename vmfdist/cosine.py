@@ -7,7 +7,7 @@ rounded says nothing more: in float32 at a concentration of 1e8 it is 1.
 Accuracy: probabilities, quantiles and their derivatives to 1e-10 relative (quantiles: in the
 probability, beyond their own rounding), in float64, in both tails down to 1e-290, for dimensions
 from 2 to 4096 and concentrations from 0 to 1e8, where 1 - w and 1 + w are at least 1e-299 (which in
-dimension 2 leaves probabilities from 1e-149 on); tests/test_quantile.py. Smaller ones count as
+dimension 2 leaves probabilities from 1e-149 on); tests/test_quadrature.py. Smaller ones count as
 1e-299 or 1e-300, and smaller probabilities than 2.2e-308 as 2.2e-308.
 
 References:

@@ -293,7 +293,7 @@ def test_separation_is_the_area_under_the_roc_curve() -> None:
     assert math.isnan(script.separation(same, different[:0]))
 
 
-def test_cosines_are_of_all_labels_in_a_long_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_to_cosine_are_of_all_labels_in_a_long_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "MOST_CODES", 10)
     labels = torch.arange(4).repeat_interleave(8)  # sorted, as files are
     same, different = script.cosines(torch.randn(32, 3), labels)

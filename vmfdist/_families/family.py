@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from vmfdist._sampling.cosines import CosineDraw
+from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.quadrature import Probability, Quantile
 
 __all__ = ["Family"]

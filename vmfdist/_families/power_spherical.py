@@ -11,7 +11,7 @@ from vmfdist._closed_forms import power_spherical as ps
 from vmfdist._closed_forms.sphere import log_sphere_area
 from vmfdist._families.tilted import Tilted
 from vmfdist._numerics.infinity import finite
-from vmfdist._sampling.cosines import CosineDraw
+from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.tilt import Mode, Path, Slopes
 
 __all__ = ["POWER_SPHERICAL"]

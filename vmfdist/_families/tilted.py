@@ -12,8 +12,8 @@ from vmfdist._families.family import Family
 from vmfdist._numerics.constants import cached_tensor
 from vmfdist._numerics.elementwise import refuse_derivative, with_derivative
 from vmfdist._numerics.infinity import finite, outside
-from vmfdist._sampling import cosines, quadrature
-from vmfdist._sampling.cosines import CosineDraw
+from vmfdist._sampling import noise_to_cosine, quadrature
+from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.quadrature import FINE, Probability, Quantile
 from vmfdist._sampling.tilt import Tilt, cosine_ends
 
@@ -68,7 +68,7 @@ class Tilted(Tilt, Family):
         )
 
     def to_cosine(self, zeta: Tensor, k: Tensor, dim: int) -> CosineDraw:
-        return cosines.transport(zeta, k, dim, self)
+        return noise_to_cosine.transport(zeta, k, dim, self)
 
 
 @with_derivative(

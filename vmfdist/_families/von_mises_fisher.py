@@ -10,7 +10,7 @@ from torch import Tensor
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._families.tilted import Tilted
 from vmfdist._numerics.infinity import finite, is_finite_throughout, steep, with_point_mass
-from vmfdist._sampling.cosines import CosineDraw
+from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.tilt import Mode, Path
 
 __all__ = ["VON_MISES_FISHER"]

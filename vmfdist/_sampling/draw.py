@@ -9,7 +9,7 @@ cosine :math:`w` (Mardia and Jupp 2000, section 9.3.1).
 
 One vector of d normal variables serves both parts: its component along :math:`\mu` is a standard
 normal independent of the direction of the rest, so it is mapped to the cosine
-(:mod:`vmfdist._sampling.cosines`), and the rest is normalised to :math:`v`.
+(:mod:`vmfdist._sampling.noise_to_cosine`), and the rest is normalised to :math:`v`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from vmfdist._numerics.autograd import apply, is_recording, may_look_at
 from vmfdist._numerics.constants import static
 from vmfdist._numerics.rows import dot, expanded, norm
-from vmfdist._sampling.cosines import Transport
+from vmfdist._sampling.noise_to_cosine import Transport
 
 __all__ = ["draw", "draw_uniform"]
 
@@ -373,7 +373,7 @@ def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
             the sample.
         loc: mean directions, unit vectors, of a shape that broadcasts to that of ``noise``.
         concentration: of a shape that broadcasts to ``noise.shape[:-1]``.
-        transport: the law of the cosine, see :mod:`vmfdist._sampling.cosines`.
+        transport: the law of the cosine, see :mod:`vmfdist._sampling.noise_to_cosine`.
     """
     if is_recording() or torch.compiler.is_compiling():
         return apply(_Draw, noise, loc, concentration, transport)[0]

@@ -12,17 +12,16 @@ Method: with :math:`u = \operatorname{artanh}(-w)`, both :math:`2u + \log(k + K)
 :math:`-(k + K)\, du/dk` are smooth and bounded functions of :math:`\zeta` and
 :math:`k / (k + K)`, infinite concentrations included. For each law and dimension they are
 tabulated once, as piecewise polynomials, from :mod:`vmfdist._sampling.quadrature`; that serves
-float32. In float64, and for the von Mises-Fisher law in dimension 2, where the functions
-are least smooth, the table is the start of one step of the quadrature (of two for both). In
-dimension 3 the equation has closed solutions.
+float32. In float64, and for the von Mises-Fisher law in dimension 2, where the functions are least
+smooth, the table is the start of one step of the quadrature (of two for both).
 
 Values of :math:`\zeta` beyond 8.3, which a normal variable exceeds with a probability of 1e-16 and
 the length of a vector of noise easily, count as 8.3.
 
 Accuracy for :math:`|\zeta| \le 8` and concentrations up to 1e12, beyond the rounding of the cosine:
 1e-6 (float32) and 1e-10 (float64) in units of :math:`\zeta`, 1e-5 and 1e-8 relative in the
-derivative; tests/test_transport.py. In float64 beyond d = 4096 the rounding of log densities of the
-size of d log k shows.
+derivative; tests/test_noise_to_cosine.py. In float64 beyond d = 4096 the rounding of log densities
+of the size of d log k shows.
 
 References:
     * M. Figurnov, S. Mohamed and A. Mnih (2018), Implicit reparameterization gradients,
@@ -106,7 +105,7 @@ def transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> Cosi
 # --------------------------------------------------------------------------------------------------
 
 # What follows was found by trial: the least that holds errors within half of those stated above, as
-# tests/test_transport.py shows.
+# tests/test_noise_to_cosine.py shows.
 
 _reach = fixed(8.3)  # a normal variable exceeds it with a probability of 1e-16
 

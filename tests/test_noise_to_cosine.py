@@ -22,8 +22,8 @@ from vmfdist._families.power_spherical import POWER_SPHERICAL
 from vmfdist._families.tilted import Tilted
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._numerics import piecewise
-from vmfdist._sampling import cosines, quadrature
-from vmfdist._sampling.cosines import _grid, _table
+from vmfdist._sampling import noise_to_cosine, quadrature
+from vmfdist._sampling.noise_to_cosine import _grid, _table
 from vmfdist._sampling.tilt import Tilt
 from vmfdist.cosine import PowerSphericalCosine, VonMisesFisherCosine
 
@@ -238,11 +238,11 @@ def table_error(bound: int | None) -> float:
     worst = 0.0
     for dim, tilt in MOST_DEMANDING[bound]:
         zeta, k, u, rate, change = quantiles(dim, tilt)
-        scale = k + cosines._offset(dim)
-        table = cosines._table.__wrapped__(dim, tilt)  # type: ignore[attr-defined]
+        scale = k + noise_to_cosine._offset(dim)
+        table = noise_to_cosine._table.__wrapped__(dim, tilt)  # type: ignore[attr-defined]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cosines, "_table", lambda *_, table=table, **__: table)
-            level, pace = cosines._interpolate(zeta, k / scale, dim, tilt)
+            patch.setattr(noise_to_cosine, "_table", lambda *_, table=table, **__: table)
+            level, pace = noise_to_cosine._interpolate(zeta, k / scale, dim, tilt)
         score = ((level - torch.log(scale)) / 2 - u).abs() * change
         relative = (pace / scale / rate - 1).abs()
         limits = LIMITS[torch.float32]
@@ -259,7 +259,7 @@ def test_the_cells_of_a_table(bound: int | None, monkeypatch: pytest.MonkeyPatch
         grid._replace(cells_y=round(0.9 * grid.cells_y)),
         grid._replace(terms=grid.terms - 1),
     ):
-        monkeypatch.setattr(cosines, "_grid", lambda _, less=less: less)
+        monkeypatch.setattr(noise_to_cosine, "_grid", lambda _, less=less: less)
         assert table_error(bound) > 1
 
 
@@ -268,22 +268,22 @@ def test_where_the_grid_of_a_table_changes(monkeypatch: pytest.MonkeyPatch) -> N
     grids = [_grid(dim) for dim in (5, 6, 11, 12, 63, 64)]
     assert grids[0] != grids[1] == grids[2] != grids[3] == grids[4] != grids[5]
     for bound, coarser in ((11, grids[3]), (63, grids[5]), (5, grids[1])):
-        monkeypatch.setattr(cosines, "_grid", lambda _, coarser=coarser: coarser)
+        monkeypatch.setattr(noise_to_cosine, "_grid", lambda _, coarser=coarser: coarser)
         assert table_error(bound) > 1
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
 def test_the_offset_of_a_table(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    offset = cosines._offset
-    monkeypatch.setattr(cosines, "_offset", lambda dim: factor * offset(dim))
+    offset = noise_to_cosine._offset
+    monkeypatch.setattr(noise_to_cosine, "_offset", lambda dim: factor * offset(dim))
     assert table_error(5) > 1
 
 
 def test_the_start_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = cosines._START.cells_x
-    assert (cells, cells, 4) == cosines._START
+    cells = noise_to_cosine._START.cells_x
+    assert (cells, cells, 4) == noise_to_cosine._START
     for less in (piecewise.Grid(cells - 1, cells - 1, 4), piecewise.Grid(cells, cells, 3)):
-        monkeypatch.setattr(cosines, "_START", less)
+        monkeypatch.setattr(noise_to_cosine, "_START", less)
         assert table_error(5) > 1
 
 
@@ -304,12 +304,12 @@ def test_the_steps_from_a_table(dim: int, family: Tilted) -> None:
 
 
 def test_the_reach_of_a_table() -> None:
-    assert 2 * stats.norm.sf(cosines._reach()) == pytest.approx(1e-16, rel=0.1)
+    assert 2 * stats.norm.sf(noise_to_cosine._reach()) == pytest.approx(1e-16, rel=0.1)
     # what lies beyond counts as what lies there
     k = torch.tensor([0.0, 3.0, 1e4], dtype=torch.float64)
     for family in LAWS:
         for dim in (2, 5, 30):
-            at = family.to_cosine(torch.full_like(k, -cosines._reach()), k, dim)
+            at = family.to_cosine(torch.full_like(k, -noise_to_cosine._reach()), k, dim)
             beyond = family.to_cosine(torch.full_like(k, -40.0), k, dim)
             for one, other in zip(at, beyond, strict=True):
                 assert torch.equal(one, other)
