@@ -36,10 +36,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
-from vmfdist._numerics.autograd import apply, is_recording
+from vmfdist._numerics.autograd import apply, is_recording, is_tracked
 from vmfdist._numerics.chebyshev import horner
 from vmfdist._numerics.constants import cached_constant, static
 from vmfdist._numerics.elementwise import as_tensors, with_derivative
@@ -65,16 +64,6 @@ __all__ = [
     "variance",
     "with_derivatives_of",
 ]
-
-
-def is_tracked(x: Tensor) -> bool:
-    """Whether something may be differentiated in ``x``, by whatever means."""
-    return (
-        x.requires_grad
-        or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
 
 
 # --------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["apply", "is_recording", "may_look_at"]
+__all__ = ["apply", "is_recording", "is_tracked", "may_look_at"]
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -30,6 +30,16 @@ def is_recording() -> bool:
     """
     return (
         torch.is_grad_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def is_tracked(x: Tensor) -> bool:
+    """Whether something may be differentiated in ``x``, by whatever means."""
+    return (
+        x.requires_grad
+        or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
