@@ -99,7 +99,7 @@ class VonMisesFisher(RotationallySymmetric):
         ``loc`` is the direction of the mean of the samples, and the concentration solves
 
         .. math:: A(\kappa) = R, \qquad
-            R = \Big| \sum_i w_i x_i \Big| \Big/ \sum_i w_i .
+            R = \Big| \sum_i \omega_i x_i \Big| \Big/ \sum_i \omega_i .
 
         Sums are taken in float64, and 1 - R is formed from differences of the samples: the
         concentration keeps its digits at 1e7 in float32 too.
@@ -109,7 +109,7 @@ class VonMisesFisher(RotationallySymmetric):
         length :math:`S = n R` alone, in which the unknown ``loc`` has no part (Schou 1978): it
         solves
 
-        .. math:: n A(\kappa) = S A(\kappa S), \qquad n = \sum_i w_i,
+        .. math:: n A(\kappa) = S A(\kappa S), \qquad n = \sum_i \omega_i,
 
         and is 0 where :math:`S^2 \le n`. Weights then are counts. At high concentration it is
         smaller than the other by the factor (n - 1)/n, and its inverse is unbiased.
@@ -210,16 +210,16 @@ class VonMisesFisher(RotationallySymmetric):
 
     @classmethod
     def from_natural(cls, vector: Tensor, validate_args: bool | None = None) -> Self:
-        r"""The law with a given natural parameter, the vector :math:`\kappa \mu`.
+        r"""The law with a given natural parameter, the vector :math:`\eta = \kappa \mu`.
 
         Its density is proportional to :math:`\exp \langle x, \mathtt{vector} \rangle`. The vector
         0 is the uniform law, with the first axis as ``loc``.
 
         In the vector densities, entropies, divergences and moments are smooth, and have their true
         derivatives at 0 and next to it as everywhere: a layer that gives the vector may start at 0.
-        So do draws, whose gradients at 0 are those of :math:`dx = (dv - \langle x, dv\rangle x) /
-        (d - 1)`. ``loc`` and ``concentration`` alone are not smooth at 0; there their gradients are
-        0. Once one of them is assigned, the law is one of these two parameters.
+        So do draws, whose gradients at 0 are those of :math:`dx = (d\eta - \langle x, d\eta\rangle
+        x) / (d - 1)`. ``loc`` and ``concentration`` alone are not smooth at 0; there their
+        gradients are 0. Once one of them is assigned, the law is one of these two parameters.
 
         Args:
             vector: ``concentration`` times ``loc``, of shape (..., d): vectors of finite length.
@@ -397,14 +397,14 @@ class VonMisesFisher(RotationallySymmetric):
         loc, concentration, log_normalizer = _product(
             loc1.detach(), k1.detach(), loc2.detach(), k2.detach(), self.dim
         )
-        v1, v2 = (law._natural_parameter().to(dtype) for law in (self, other))
+        eta1, eta2 = (law._natural_parameter().to(dtype) for law in (self, other))
         largest = torch.finfo(dtype).max
-        vector = (v1 + v2).clamp(-largest, largest)
+        vector = (eta1 + eta2).clamp(-largest, largest)
         if any(natural.is_tracked(x) for x in (loc1, given1, loc2, given2)):
             # Those are the values; the derivatives are those in the natural parameters.
             factors = (
-                (loc1, k1) if self._natural is None else (v1,),
-                (loc2, k2) if other._natural is None else (v2,),
+                (loc1, k1) if self._natural is None else (eta1,),
+                (loc2, k2) if other._natural is None else (eta2,),
             )
             log_normalizer = natural.log_normalizer_of_product(log_normalizer, vector, *factors)
             direction, length = natural.polar(vector)
@@ -426,11 +426,11 @@ def _product(
     """Direction and concentration of a product of densities, and the log of its integral."""
     scale = torch.maximum(k1, k2)  # so that nothing over- or underflows
     scale = torch.where(scale > 0, scale, 1.0)
-    w1, w2 = k1 / scale, k2 / scale
-    loc, w12 = natural.polar(w1.unsqueeze(-1) * loc1 + w2.unsqueeze(-1) * loc2)
-    k12 = (scale * w12).clamp(max=torch.finfo(scale.dtype).max)
-    total = w1 + w2 + w12
-    turned = scale * w1 * w2 * (loc1 - loc2).square().sum(-1)
+    share1, share2 = k1 / scale, k2 / scale
+    loc, share12 = natural.polar(share1.unsqueeze(-1) * loc1 + share2.unsqueeze(-1) * loc2)
+    k12 = (scale * share12).clamp(max=torch.finfo(scale.dtype).max)
+    total = share1 + share2 + share12
+    turned = scale * share1 * share2 * (loc1 - loc2).square().sum(-1)
     loss = torch.where(total > 0, turned / torch.where(total > 0, total, 1.0), 0.0)
     top1, top2, top12 = (vmf.log_density_at_mode(k, dim) for k in (k1, k2, k12))
     return loc, k12, top1 + top2 - top12 - loss

@@ -1,6 +1,6 @@
 """Times closed forms against the size of the blocks that they work in, on one thread.
 
-It shows how the size in vmfdist/elementwise.py was found, and runs for half a minute:
+It shows how the size in vmfdist/_numerics/elementwise.py was found, and runs for half a minute:
 
     python tests/benchmarks/blocks.py
 """

@@ -64,7 +64,7 @@ class Family(ABC):
 
     @abstractmethod
     def quantile(self, zeta: Tensor, k: Tensor, dim: int) -> Quantile:
-        """The u = artanh(-w) exceeded with the probability Phi(-zeta); float64, of one shape."""
+        """The u = artanh(-w) exceeded with the probability Phi_N(-zeta); float64, of one shape."""
 
     @abstractmethod
     def to_cosine(self, zeta: Tensor, k: Tensor, dim: int) -> CosineDraw:

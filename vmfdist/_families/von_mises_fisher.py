@@ -60,7 +60,7 @@ class _VonMisesFisher(Tilted):
 def _to_cosine_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw:
     r"""The complement t has the density k e^(-kt) / (1 - e^(-2k)) on [0, 2].
 
-    With F = Phi(zeta), a = kt and b = k(2 - t): e^-a = 1 - F + F e^-2k, which gives e^a - 1 and
+    With F = Phi_N(zeta), a = kt and b = k(2 - t): e^-a = 1 - F + F e^-2k, which gives e^a - 1 and
     e^b - 1 without cancellation, the first for t < 1 and the second beyond. The rate is
     ((1 - F)/b - e^-2k F/a) / e^-a; for small k, where that cancels, its Taylor series.
     """
