@@ -500,9 +500,9 @@ def test_errors(law: type[CosineLaw]) -> None:
         ours.cdf(torch.tensor(0.0), one_minus_value=torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"probabilities must lie in \[0, 1\]"):
         ours.icdf(torch.tensor(1.2))
-    with pytest.raises(TypeError, match="tensor"):
+    with pytest.raises(TypeError, match="probabilities must be a tensor, got float"):
         ours.icdf(0.5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="tensor"):
+    with pytest.raises(TypeError, match=r"^value must be a tensor, got float"):
         ours.cdf(0.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="concentration"):
         law(-1.0, 4)
@@ -522,6 +522,9 @@ def test_sparse_and_nested_concentrations(kind: str) -> None:
     for law in LAWS:
         with pytest.raises(TypeError, match=words):
             law(concentration, 3)
+        value, of_value = not_dense(kind, "value")
+        with pytest.raises(TypeError, match=of_value):
+            law(2.0, 3).cdf(value)
 
 
 @of_each_law

@@ -442,7 +442,7 @@ def test_a_vector_of_infinite_length_is_refused(dtype: torch.dtype) -> None:
     largest = torch.finfo(dtype).max
     VonMisesFisher.from_natural(torch.tensor([largest, 0.0], dtype=dtype))
     for vector in ([largest, largest], [math.inf, 0.0], [math.nan, 0.0]):
-        with pytest.raises(ValueError, match=r"must be finite, .*its length is infinite"):
+        with pytest.raises(ValueError, match=r"a finite length, got (the length inf|NaN)$"):
             VonMisesFisher.from_natural(torch.tensor(vector, dtype=dtype), validate_args=True)
 
 

@@ -26,14 +26,9 @@ from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.natural import polar
-from vmfdist._validation import check_mean, check_samples, check_vector, check_weights
 
 __all__ = [
     "Resultant",
-    "check_mean",
-    "check_samples",
-    "check_vector",
-    "check_weights",
     "concentration",
     "marginal_concentration",
     "resultant",

@@ -17,7 +17,6 @@ from vmfdist._numerics.rows import norm
 __all__ = [
     "broadcast_shapes",
     "check_dim",
-    "check_mean",
     "check_nonnegative",
     "check_on_sphere",
     "check_same_sphere",
@@ -88,8 +87,8 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def require_dense(name: str, x: Any, kind: str = "a tensor") -> None:
-    """Raises TypeError unless ``x`` is one array of real numbers, neither sparse nor nested."""
+def require_dense(name: str, x: Any, kind: str = "a tensor") -> Tensor:
+    """The same tensor; raises TypeError unless it is one array of real numbers."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be {kind}, got {type(x).__name__}")
     if x.is_nested:
@@ -103,6 +102,7 @@ def require_dense(name: str, x: Any, kind: str = "a tensor") -> None:
         )
     if x.is_complex():
         raise TypeError(f"{name} must be real, got {_name(x.dtype)}")
+    return x
 
 
 def require_dtype(name: str, dtype: torch.dtype, advice: str = "") -> None:
@@ -211,18 +211,6 @@ def check_vector(name: str, x: Any, *, unit: bool = False) -> None:
             f"{name} must hold vectors with at least two entries along its last dimension, got "
             f"shape {tuple(x.shape)}"
         )
-
-
-def check_mean(mean: Tensor, length: Tensor) -> None:
-    """Raises ValueError where a mean is longer than rounding excuses."""
-    longest = 1 + unit_tolerance(mean.dtype, mean.shape[-1])
-    require(
-        f"mean of shape {tuple(mean.shape)} must have a length of at most 1, as every mean of unit "
-        "vectors has",
-        length,
-        lambda number: number <= longest,
-        "length",
-    )
 
 
 def check_samples(name: str, samples: Any, validate: bool) -> None:

@@ -39,6 +39,8 @@ from vmfdist._validation import (
     check_nonnegative,
     expanded_shape,
     fitting,
+    require,
+    require_dense,
     require_float,
     require_held,
     set_validation,
@@ -125,15 +127,10 @@ class CosineLaw(TorchDistribution):
         """1 - w and 1 + w in the dtype, each to full relative accuracy."""
         if (value is None) == (one_minus_value is None):
             raise ValueError("give exactly one of value and one_minus_value")
-        given = value if one_minus_value is None else one_minus_value
-        if not isinstance(given, Tensor):
-            raise TypeError(f"the value must be a tensor, got {type(given).__name__}")
         low, high, name = (-1, 1, "value") if one_minus_value is None else (0, 2, "one_minus_value")
-        if self._validate_args and not torch._is_all_true((given >= low) & (given <= high)):
-            raise ValueError(
-                f"{name} must lie in [{low}, {high}], got values between {given.min().item():.9g} "
-                f"and {given.max().item():.9g}"
-            )
+        given = require_dense(name, value if one_minus_value is None else one_minus_value)
+        if self._validate_args:
+            require(f"{name} must lie in [{low}, {high}]", given, lambda w: low <= w <= high)
         x = given.to(dtype)
         if one_minus_value is None:
             return (1 - x).clamp(min=0), (1 + x).clamp(min=0)
@@ -205,13 +202,9 @@ class CosineLaw(TorchDistribution):
         return self._quantile(value, Asked.COMPLEMENT, upper=True)
 
     def _quantile(self, p: Tensor, asked: Asked, *, upper: bool) -> Tensor:
-        if not isinstance(p, Tensor):
-            raise TypeError(f"the probability must be a tensor, got {type(p).__name__}")
-        if self._validate_args and not torch._is_all_true((p >= 0) & (p <= 1)):
-            raise ValueError(
-                f"probabilities must lie in [0, 1], got values between {p.min().item():.9g} and "
-                f"{p.max().item():.9g}"
-            )
+        require_dense("probabilities", p)
+        if self._validate_args:
+            require("probabilities must lie in [0, 1]", p, lambda number: 0 <= number <= 1)
         k, question = self._given, Question((self._family, self.dim), asked, upper)
         quantile = probabilities.quantile(p.double(), k.double(), question)
         return self._expanded(quantile.to(k.dtype), p)
@@ -318,9 +311,6 @@ def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tens
     k = cosine.concentration
     if not isinstance(p, Tensor):
         p = torch.full((), float(p), dtype=k.dtype, device=k.device)
-    if validate_args and not torch._is_all_true((p >= 0) & (p <= 1)):
-        raise ValueError(
-            f"p must lie in [0, 1], got values between {p.min().item():.9g} and "
-            f"{p.max().item():.9g}"
-        )
+    if validate_args:
+        require("p must lie in [0, 1]", p, lambda number: 0 <= number <= 1)
     return cosine._quantile(p, Asked.ANGLE, upper=True)

@@ -18,6 +18,7 @@ from vmfdist._validation import (
     broadcast_shapes,
     check_dim,
     expanded_shape,
+    require_dtype,
     set_validation,
     validate_value,
 )
@@ -78,10 +79,7 @@ class HypersphericalUniform(TorchDistribution):
     ) -> None:
         dim = check_dim(dim)
         like = torch.empty(0, dtype=dtype, device=device)
-        if like.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"dtype must be float32 or float64, got {str(like.dtype).removeprefix('torch.')}"
-            )
+        require_dtype("dtype", like.dtype)
         batch_shape = torch.Size(batch_shape)
         if any(size < 0 for size in batch_shape):
             raise ValueError(f"batch_shape must hold sizes, got {tuple(batch_shape)}")

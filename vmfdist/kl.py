@@ -39,7 +39,7 @@ from vmfdist._closed_forms import natural
 from vmfdist._closed_forms import power_spherical as ps
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.rows import expanded
-from vmfdist._validation import broadcast_shapes
+from vmfdist._validation import broadcast_shapes, check_same_sphere
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
 from vmfdist.power_spherical import PowerSpherical
 from vmfdist.rotational import RotationallySymmetric
@@ -52,11 +52,7 @@ _Law = RotationallySymmetric | HypersphericalUniform
 
 def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
     """The dimension that both laws have, and the shape of their divergences."""
-    if p.dim != q.dim:
-        raise ValueError(
-            f"the laws must live on the same sphere to have a divergence, got dimension {p.dim} "
-            f"({type(p).__name__}) and {q.dim} ({type(q).__name__})"
-        )
+    check_same_sphere(p, q, "divergence")
     return p.dim, broadcast_shapes(p.batch_shape, q.batch_shape)
 
 

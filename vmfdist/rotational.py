@@ -30,10 +30,10 @@ from vmfdist._validation import (
     broadcast_shapes,
     check_nonnegative,
     check_on_sphere,
+    check_vector,
     expanded_shape,
     fitting,
     require_dense,
-    require_float,
     require_held,
     set_validation,
     validate_value,
@@ -48,30 +48,20 @@ __all__ = [
 
 def _as_concentration(concentration: Tensor | float, loc: Tensor, validate: bool) -> Tensor:
     """The concentration in the dtype of ``loc``; a number without a copy from the host."""
-    if isinstance(concentration, Tensor) and not concentration.is_complex():
-        require_dense("concentration", concentration)
-        if validate:
-            require_held("concentration", concentration, loc.dtype)
-        return concentration.to(loc.dtype)
-    if isinstance(concentration, Real):
+    if not isinstance(concentration, Tensor) and isinstance(concentration, Real):
         require_held("concentration", float(concentration), loc.dtype)
         return torch.full((), float(concentration), dtype=loc.dtype, device=loc.device)
-    kind = getattr(concentration, "dtype", type(concentration).__name__)
-    raise TypeError(f"concentration must be a real tensor or a Python number, got {kind}")
+    k = require_dense("concentration", concentration, "a real tensor or a Python number")
+    if validate:
+        require_held("concentration", k, loc.dtype)
+    return k.to(loc.dtype)
 
 
 def _as_parameters(
     loc: Tensor, concentration: Tensor | float, validate: bool
 ) -> tuple[Tensor, Tensor]:
     """Both parameters as tensors of one dtype, checked each on its own."""
-    if not isinstance(loc, Tensor):
-        raise TypeError(f"loc must be a tensor of unit vectors, got {type(loc).__name__}")
-    require_float("loc", loc)
-    if loc.dim() < 1 or loc.shape[-1] < 2:
-        raise ValueError(
-            "loc must hold unit vectors with at least two entries along its last dimension, "
-            f"got shape {tuple(loc.shape)}"
-        )
+    check_vector("loc", loc, unit=True)
     concentration = _as_concentration(concentration, loc, validate)
     if validate:
         check_on_sphere("loc", loc)

@@ -16,7 +16,15 @@ from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.infinity import finite
 from vmfdist._numerics.rows import expanded
 from vmfdist._sampling.draw import draw
-from vmfdist._validation import broadcast_shapes
+from vmfdist._validation import (
+    broadcast_shapes,
+    check_same_sphere,
+    check_samples,
+    check_vector,
+    check_weights,
+    require,
+    unit_tolerance,
+)
 from vmfdist.cosine import VonMisesFisherCosine
 from vmfdist.rotational import CovarianceEigenvalues, RotationallySymmetric
 
@@ -159,9 +167,9 @@ class VonMisesFisher(RotationallySymmetric):
               distributions, Biometrika 65(2), 369-377, doi:10.1093/biomet/65.2.369.
         """
         validate = cls._validate_args if validate_args is None else validate_args
-        _resultant.check_samples("samples", samples, validate)
+        check_samples("samples", samples, validate)
         if weights is not None:
-            _resultant.check_weights(weights, samples, validate)
+            check_weights(weights, samples, validate)
         data, dim = _resultant.resultant(samples, weights), samples.shape[-1]
         if bias_corrected:
             k = _resultant.marginal_concentration(dim, data)
@@ -201,10 +209,17 @@ class VonMisesFisher(RotationallySymmetric):
             >>> law.loc, law.concentration
             (tensor([0.6000, 0.0000, 0.8000]), tensor(10.0000))
         """
-        _resultant.check_vector("mean", mean)
+        check_vector("mean", mean)
         direction, length = natural.polar(mean.double())
         if cls._validate_args if validate_args is None else validate_args:
-            _resultant.check_mean(mean, length)
+            longest = 1 + unit_tolerance(mean.dtype, mean.shape[-1])  # what rounding excuses
+            require(
+                f"mean of shape {tuple(mean.shape)} must have a length of at most 1, as every mean "
+                "of unit vectors has",
+                length,
+                lambda number: number <= longest,
+                "length",
+            )
         k = _resultant.concentration(length, 1 - length, mean.shape[-1])
         return cls(direction.to(mean.dtype), k.to(mean.dtype), validate_args)
 
@@ -240,14 +255,12 @@ class VonMisesFisher(RotationallySymmetric):
             >>> law.loc, law.concentration
             (tensor([0.6000, 0.0000, 0.8000]), tensor(10.))
         """
-        _resultant.check_vector("vector", vector)
+        check_vector("vector", vector)
         validate = cls._validate_args if validate_args is None else validate_args
         loc, length = natural.polar(vector)
-        if validate and not torch._is_all_true(length.isfinite()):
-            raise ValueError(
-                f"vector of shape {tuple(vector.shape)} must be finite, but it holds NaN or "
-                "infinite entries, or its length is infinite in its dtype"
-            )
+        if validate:
+            message = f"vector of shape {tuple(vector.shape)} must have a finite length"
+            require(message, length, math.isfinite, "length")
         law = cls(loc, length, validate_args)
         law._natural = vector
         return law
@@ -384,11 +397,7 @@ class VonMisesFisher(RotationallySymmetric):
                 f"a VonMisesFisher can be updated by a VonMisesFisher only, got "
                 f"{type(other).__name__}"
             )
-        if self.dim != other.dim:
-            raise ValueError(
-                "the laws must live on the same sphere to have a product, got dimension "
-                f"{self.dim} ({type(self).__name__}) and {other.dim} ({type(other).__name__})"
-            )
+        check_same_sphere(self, other, "product")
         shape = broadcast_shapes(self.batch_shape, other.batch_shape)
         dtype = torch.promote_types(self._given[0].dtype, other._given[0].dtype)
         loc1, given1 = (x.to(dtype) for x in self._given)
