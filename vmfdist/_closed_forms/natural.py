@@ -260,7 +260,7 @@ class _Eager(_Traced):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], function: _Function, *tensors: Any
+        info: Any, in_dims: tuple[Any, ...], function: _Function, *tensors: Any
     ) -> tuple[Tensor, int]:
         leading = (
             tensor.unsqueeze(0) if axis is None else tensor.movedim(axis, 0)

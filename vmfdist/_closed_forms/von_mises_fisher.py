@@ -500,13 +500,14 @@ def inverse_mean_resultant_length(r: Tensor, dim: float) -> Tensor:
 
 
 @with_derivative(
-    lambda u, dim: (
-        -1 / mean_resultant_length_derivative(inverse_one_minus_mean_resultant_length(u, dim), dim)
+    lambda rest, dim: (
+        -1
+        / mean_resultant_length_derivative(inverse_one_minus_mean_resultant_length(rest, dim), dim)
     )
 )
-def inverse_one_minus_mean_resultant_length(u: Tensor, dim: float) -> Tensor:
-    """The k with 1 - A(k) = u, for u in [0, 1]: accurate where A is all but 1."""
-    return _inverse(1 - u, u, dim)
+def inverse_one_minus_mean_resultant_length(rest: Tensor, dim: float) -> Tensor:
+    """The k with 1 - A(k) = rest, for rest in [0, 1]: accurate where A is all but 1."""
+    return _inverse(1 - rest, rest, dim)
 
 
 # --------------------------------------------------------------------------------------------------
