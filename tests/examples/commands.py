@@ -1,26 +1,18 @@
-# What the tests of the examples ask of their command lines: bad options end in argparse's exit code
-# 2, bad data in exit code 2 and one line, and the help names every option; and a disk that is full.
+# What the tests of the examples ask of their scripts: bad data and files end in exit code 2 and one
+# line; figures, and numbers in tables; and a disk that is full.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 Main = Callable[[Sequence[str]], int]
 Capture = pytest.CaptureFixture[str]
-
-
-def assert_options_refused(
-    main: Main, options: Sequence[str], message: str, capsys: Capture
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(options)
-    assert caught.value.code == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert message in error
 
 
 def assert_one_line(
@@ -36,15 +28,6 @@ def assert_one_line(
         assert text in error
 
 
-def assert_help_names(main: Main, options: Iterable[str], capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0
-    output = capsys.readouterr().out
-    for option in options:
-        assert f"--{option} " in output
-
-
 @contextmanager
 def no_more_than(size: int) -> Iterator[None]:
     """No file can grow beyond so many bytes: what a disk does that is nearly full."""
@@ -55,3 +38,21 @@ def no_more_than(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def assert_png(path: Path) -> None:
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert content.endswith(b"IEND\xaeB`\x82")
+    assert min(struct.unpack(">2I", content[16:24])) > 700
+
+
+def entry(output: str, name: str) -> str:
+    """What stands behind a name in a table."""
+    match = re.search(rf"^ *{re.escape(name)}  +(.*)$", output, re.M)
+    assert match is not None, output
+    return match[1]
+
+
+def numbers(output: str, name: str) -> list[float]:
+    return [float(text) for text in re.findall(r"-?\d+\.?\d*", entry(output, name))]

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import choosing_a_concentration as script
-from commands import assert_options_refused
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -47,17 +46,3 @@ def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "82.24  (0.74)" in output  # 50 dimensions, 20 nats
     assert "100%" in bars
     assert figure.read_bytes().startswith(PNG)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--dim", "1"], "argument --dim: expected at least 2 and at most 1000, got 1"),
-        ([f"--dim={dim}" for dim in range(2, 9)], "argument --dim: expected at most 6, got 7"),
-        (["--output", "a.gif"], "expected a name in .png, .pdf or .svg, got 'a.gif'"),
-    ],
-)
-def test_bad_options_are_refused(
-    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert_options_refused(script.main, options, message, capsys)

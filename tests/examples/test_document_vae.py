@@ -19,7 +19,7 @@ from torch.distributions import Multinomial
 
 import document_vae as script
 from _training import Place
-from commands import assert_help_names, assert_one_line, assert_options_refused
+from commands import assert_one_line
 from document_vae import Corpus, Documents, DocumentVAE
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -450,30 +450,3 @@ def test_what_cannot_be_written_is_said_before_the_training(
     for option, value in (("--checkpoint", "file"), ("--record", "nowhere/runs.jsonl")):
         start = f"document_vae.py: error: {tmp_path / value}: cannot be written"
         assert_one_line(script.main, [option, str(tmp_path / value)], capsys, start)
-
-
-# The options
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--law", "cauchy"], "argument --law: expected gaussian, batch-norm, vmf"),
-        (["--dim", "1"], "argument --dim: expected at least 2, got 1"),
-        (["--epochs", "0"], "argument --epochs: expected at least 1, got 0"),
-        (["--optimizer", "lbfgs"], "argument --optimizer: invalid choice: 'lbfgs'"),
-        (["--device", "abacus"], "argument --device: 'abacus' cannot be used"),
-        (["--seed", "-1"], "argument --seed: expected at least 0 and at most 4294967295, got -1"),
-        (["--output", "a.gif"], "expected a name in .png, .pdf or .svg, got 'a.gif'"),
-        (["--size", "3"], "unrecognized arguments"),
-    ],
-)
-def test_bad_options_are_refused(
-    capsys: pytest.CaptureFixture[str], options: list[str], message: str
-) -> None:
-    assert_options_refused(script.main, options, message, capsys)
-
-
-def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    names = "data law dim epochs optimizer log-counts device checkpoint record seed output"
-    assert_help_names(script.main, names.split(), capsys)

@@ -4,41 +4,21 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import math
 import re
 import struct
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
-import pyro
 import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from commands import assert_help_names, assert_one_line, assert_options_refused
+import hyperspherical_vae as script
+from commands import assert_one_line
 from vmfdist import HypersphericalUniform
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PNG = b"\x89PNG\r\n\x1a\n"
 NUMBER = r"(-?\d+\.\d+)"
-
-
-@pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    """The script as a module, from its path; it finds the module beside it as when run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-        spec = importlib.util.spec_from_file_location("vae", EXAMPLES / "hyperspherical_vae.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "vae", module)
-        spec.loader.exec_module(module)
-        yield module
-    pyro.clear_param_store()
 
 
 def rows(output: str) -> dict[str, list[float]]:
@@ -63,7 +43,6 @@ def rows(output: str) -> dict[str, list[float]]:
     ],
 )
 def test_run(
-    script: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -89,7 +68,7 @@ def test_run(
 
 
 def test_runs_repeat_and_seeds_differ(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(script, "DRAWS", 5)
     monkeypatch.setattr(script, "draw_figure", lambda *_: None)
@@ -103,7 +82,7 @@ def test_runs_repeat_and_seeds_differ(
     assert run("--seed", "1") != first
 
 
-def test_training_raises_the_elbo(script: ModuleType) -> None:
+def test_training_raises_the_elbo() -> None:
     digits = script.sklearn_digits()
     binary = script.binarise_once(digits.test)
     for make in (script.HypersphericalVAE, script.GaussianVAE):
@@ -118,9 +97,7 @@ def test_training_raises_the_elbo(script: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(("dim", "concentration"), [(3, 20.0), (2, 0.0), (10, 50.0)])
-def test_kl_of_a_constant_concentration_is_constant(
-    script: ModuleType, dim: int, concentration: float
-) -> None:
+def test_kl_of_a_constant_concentration_is_constant(dim: int, concentration: float) -> None:
     vae = script.HypersphericalVAE(64, dim, concentration)
     images = script.binarise(torch.rand(9, 64))
     loc = torch.eye(dim)[0]
@@ -134,7 +111,7 @@ def test_kl_of_a_constant_concentration_is_constant(
 
 
 @pytest.mark.parametrize("make", ["HypersphericalVAE", "GaussianVAE"])
-def test_scores_are_the_bounds_that_they_are_called(script: ModuleType, make: str) -> None:
+def test_scores_are_the_bounds_that_they_are_called(make: str) -> None:
     # The same digit 500 times: draws for one image and one draw for each of many agree on the
     # ELBO, one draw makes the importance-weighted bound an ELBO, and more draws raise it.
     torch.manual_seed(0)
@@ -152,7 +129,7 @@ def test_scores_are_the_bounds_that_they_are_called(script: ModuleType, make: st
     assert many.log_likelihood > many.elbo
 
 
-def test_importance_weighted_bound_reaches_the_log_likelihood(script: ModuleType) -> None:
+def test_importance_weighted_bound_reaches_the_log_likelihood() -> None:
     # On the sphere in the plane the integral over codes is a sum over equidistant angles.
     torch.manual_seed(1)
     vae = script.HypersphericalVAE(64, 2)
@@ -165,9 +142,7 @@ def test_importance_weighted_bound_reaches_the_log_likelihood(script: ModuleType
     assert found == pytest.approx(exact.mean().item(), abs=0.1)
 
 
-def test_evaluation_does_not_depend_on_its_chunks(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_does_not_depend_on_its_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     vae = script.GaussianVAE(64, 2)
     images = script.binarise(torch.rand(7, 64))
     together = script.evaluate(vae, images, draws=3000)
@@ -180,7 +155,7 @@ def test_evaluation_does_not_depend_on_its_chunks(
 # The data
 
 
-def test_digits_are_split_without_overlap(script: ModuleType) -> None:
+def test_digits_are_split_without_overlap() -> None:
     digits = script.sklearn_digits()
     assert [len(part) for part in digits[:3]] == [1297, 200, 300]
     assert len(digits.test_labels) == 300
@@ -189,7 +164,7 @@ def test_digits_are_split_without_overlap(script: ModuleType) -> None:
     assert all(part.min() == 0 and part.max() == 1 for part in digits[:3])
 
 
-def test_binarisation(script: ModuleType) -> None:
+def test_binarisation() -> None:
     greys = torch.tensor([0.0, 0.25, 0.9, 1.0]).expand(20_000, 4)
     for binary in (script.binarise(greys), script.binarise_once(greys)):
         assert set(binary.unique().tolist()) == {0.0, 1.0}
@@ -221,7 +196,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_mnist_is_read_plain_and_gzipped(script: ModuleType, folder: Path) -> None:
+def test_mnist_is_read_plain_and_gzipped(folder: Path) -> None:
     digits = script.mnist(folder)
     assert [tuple(part.shape) for part in digits[:3]] == [(3, 784), (10_000, 784), (7, 784)]
     every = torch.cat([digits.train, digits.dev]).flatten()
@@ -229,9 +204,7 @@ def test_mnist_is_read_plain_and_gzipped(script: ModuleType, folder: Path) -> No
     assert digits.test_labels.tolist() == list(range(7))
 
 
-def test_run_on_a_folder(
-    script: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_on_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = folder / "figure.PNG"
     options = ["--data", str(folder), "--epochs", "1", "--output", str(output)]
     assert script.main(options) == 0
@@ -283,7 +256,6 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("name", "content", "message"), DAMAGE)
 def test_bad_data_ends_in_one_line(
-    script: ModuleType,
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     name: str,
@@ -294,29 +266,26 @@ def test_bad_data_ends_in_one_line(
         path.unlink(missing_ok=True)
     if content is not None:
         (folder / name).write_bytes(content)
-    assert_folder_refused(script, capsys, folder, str(folder / name), message)
+    assert_folder_refused(capsys, folder, str(folder / name), message)
 
 
 def test_too_few_images_to_spare_a_dev_set(
-    script: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / IMAGES).write_bytes(idx(10_000, 28, 28))
     (folder / f"{LABELS}.gz").write_bytes(gzip.compress(idx(10_000)))
-    assert_folder_refused(script, capsys, folder, IMAGES, "expected more than 10,000 images")
+    assert_folder_refused(capsys, folder, IMAGES, "expected more than 10,000 images")
 
 
-def test_folder_that_is_none(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert_folder_refused(script, capsys, tmp_path / "nowhere", IMAGES, "found neither")
+def test_folder_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_folder_refused(capsys, tmp_path / "nowhere", IMAGES, "found neither")
     (tmp_path / "file").touch()
-    assert_folder_refused(script, capsys, tmp_path / "file", IMAGES, "Not a directory")
+    assert_folder_refused(capsys, tmp_path / "file", IMAGES, "Not a directory")
     (tmp_path / IMAGES).mkdir()
-    assert_folder_refused(script, capsys, tmp_path, IMAGES, "Is a directory")
+    assert_folder_refused(capsys, tmp_path, IMAGES, "Is a directory")
 
 
 def assert_folder_refused(
-    script: ModuleType,
     capsys: pytest.CaptureFixture[str],
     folder: Path,
     file: str,
@@ -327,45 +296,3 @@ def assert_folder_refused(
     start = "hyperspherical_vae.py: error: "
     assert_one_line(script.main, options, capsys, start, file, message)
     assert not figure.exists()
-
-
-# The options
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--dim", "1"], "argument --dim: expected at least 2, got 1"),
-        (["--dim", "2.5"], "argument --dim: expected a whole number, got '2.5'"),
-        (["--epochs", "0"], "argument --epochs: expected at least 1, got 0"),
-        (["--epochs", "many"], "argument --epochs: expected a whole number, got 'many'"),
-        (["--concentration", "-1"], "expected 'learned' or a number >= 0, got '-1'"),
-        (["--concentration", "nan"], "expected 'learned' or a number >= 0, got 'nan'"),
-        (["--concentration", "inf"], "expected 'learned' or a number >= 0, got 'inf'"),
-        (["--concentration", "1e39"], "expected at most 1e+30, got '1e39'"),
-        (["--concentration", "big"], "expected 'learned' or a number >= 0, got 'big'"),
-        (["--seed", "-1"], "argument --seed: expected at least 0 and at most 4294967295, got -1"),
-        (["--seed", "4294967296"], "at least 0 and at most 4294967295, got 4294967296"),
-        (["--output", "nowhere/vae.png"], "the folder 'nowhere' does not exist"),
-        (["--output", "vae.gif"], "expected a name in .png, .pdf or .svg, got 'vae.gif'"),
-        (["--output", "."], "expected a name in .png, .pdf or .svg, got '.'"),
-        (["--output", "folder.png"], "'folder.png' cannot be written"),
-        (["--size", "3"], "unrecognized arguments"),
-    ],
-)
-def test_bad_options_are_refused(
-    script: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    options: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("folder.png").mkdir()
-    assert_options_refused(script.main, options, message, capsys)
-
-
-def test_help_names_every_option(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("data", "dim", "epochs", "concentration", "seed", "output")
-    assert_help_names(script.main, options, capsys)

@@ -23,7 +23,7 @@ from _digits import binarise_once, sklearn_digits
 from _latent_figure import Column, draw_codes
 from _training import Place
 from cases import assert_mean, directions
-from commands import assert_one_line, assert_options_refused
+from commands import assert_one_line
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NUMBER = r"(-?\d+\.\d+)"
@@ -353,26 +353,6 @@ def test_defaults() -> None:
     assert (mnist.law[1], mnist.epochs) == ("vmf:400", 15)
     given = script.parse(["--law", "vmf", "--law", "vmf", "--dim", "6", "--dim", "3", "--dim", "6"])
     assert (given.law, given.dim) == (["vmf"], [6, 3])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--dim", "1"], "argument --dim: expected at least 2, got 1"),
-        (["--law", "normal"], "argument --law: expected gaussian, batch-norm, vmf"),
-        (["--law", "vmf:-1"], "a number >= 0; got 'vmf:-1'"),
-        (["--epochs", "0"], "argument --epochs: expected at least 1, got 0"),
-        (["--particles", "0"], "argument --particles: expected at least 1, got 0"),
-        (["--device", "abacus"], "argument --device: 'abacus' cannot be used"),
-        (["--seed", "-1"], "argument --seed: expected at least 0 and at most 4294967295, got -1"),
-        (["--output", "nowhere/vae.png"], "the folder 'nowhere' does not exist"),
-        (["--size", "3"], "unrecognized arguments"),
-    ],
-)
-def test_bad_options_are_refused(
-    capsys: pytest.CaptureFixture[str], options: list[str], message: str
-) -> None:
-    assert_options_refused(script.main, options, message, capsys)
 
 
 # At full length

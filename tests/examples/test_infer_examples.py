@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import normalize
 
 from cases import assert_mean, directions
-from commands import assert_one_line, assert_options_refused
+from commands import assert_one_line
 from vmfdist import VonMisesFisher
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -85,26 +85,6 @@ def test_short_run(
 @pytest.mark.parametrize("name", NAMES)
 def test_full_run(load: Callable[[str], ModuleType], name: str, tmp_path: Path, seed: str) -> None:
     assert load(name).main(["--seed", seed, "--output", str(tmp_path / "figure.png")]) == 0
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--seed", "-1"], "argument --seed: expected at least 0 and at most 4294967295, got -1"),
-        (["--output", "nowhere/a.png"], "the folder 'nowhere' does not exist"),
-        (["--output", "a.gif"], "expected a name in .png, .pdf or .svg, got 'a.gif'"),
-        (["--size", "3"], "unrecognized arguments"),
-    ],
-)
-def test_bad_options_are_refused(
-    load: Callable[[str], ModuleType],
-    name: str,
-    options: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert_options_refused(load(name).main, options, message, capsys)
 
 
 # The mean direction

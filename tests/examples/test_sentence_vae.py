@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from cases import assert_mean
-from commands import assert_one_line, assert_options_refused
+from commands import assert_one_line
 from vmfdist import HypersphericalUniform, VonMisesFisher
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -610,36 +610,6 @@ def test_training_raises_the_bound(
     assert small.held_out_score(vae, corpus.test, 1).elbo.mean() > before + 5
 
 
-@pytest.mark.parametrize("name", ["sentence_vae", "vanishing_kl"])
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--seed", "-1"], "argument --seed: expected at least 0 and at most 4294967295, got -1"),
-        (["--output", "a.gif"], "expected a name in .png, .pdf or .svg, got 'a.gif'"),
-        (["--word-dropout", "1.5"], "argument --word-dropout: expected at most 1, got 1.5"),
-        (["--epochs", "0"], "argument --epochs: expected at least 1, got 0"),
-        (["--device", "nowhere"], "'nowhere' cannot be used"),
-        (["--size", "3"], "unrecognized arguments"),
-    ],
-)
-def test_bad_options_are_refused(
-    load: Callable[[str], ModuleType],
-    name: str,
-    options: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert_options_refused(load(name).main, options, message, capsys)
-
-
-@pytest.mark.parametrize("name", ["vanishing_kl", "code_probes"])
-def test_concentrations_beyond_float32_are_refused(
-    load: Callable[[str], ModuleType], name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options, message = ["--concentration", "1e39"], "expected at most 1e+30, got 1e+39"
-    assert_options_refused(load(name).main, options, message, capsys)
-
-
 @pytest.mark.parametrize("name", ["sentence_vae", "vanishing_kl", "code_probes"])
 def test_records_that_cannot_be_written_end_in_one_line(
     load: Callable[[str], ModuleType],
@@ -654,21 +624,6 @@ def test_records_that_cannot_be_written_end_in_one_line(
     path = tmp_path / "nowhere" / "runs.jsonl"
     line = f"{name}.py: error: {path}: cannot be written: No such file or directory\n"
     assert_one_line(script.main, ["--record", str(path)], capsys, line)
-
-
-def test_options_of_files_are_refused_without_one(
-    script: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for options in (["--characters"], ["--longest", "3"], ["--sentences", "9"]):
-        message = f"argument {options[0]}: expected --data with it"
-        assert_options_refused(script.main, options, message, capsys)
-
-
-def test_bad_laws_and_decoders_are_refused(
-    script: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for options in (["--law", "gaussian:3"], ["--law", "cauchy"], ["--decoder", "mute"]):
-        assert_options_refused(script.main, options, options[1], capsys)
 
 
 # The vanishing KL

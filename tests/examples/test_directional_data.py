@@ -1,17 +1,11 @@
-# The examples with data for statisticians, docs/examples/directional_data.py and
-# clustering_digits.py: runs from the options to the figure, the numbers in the tables against
-# closed forms, and one line with exit code 2 for every kind of bad data.
+# Directions for statisticians, docs/examples/directional_data.py: runs from the options to the
+# figure, the numbers in the tables against closed forms, and one line with exit code 2 for every
+# kind of bad data.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import re
-import struct
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import mpmath
 import numpy as np
@@ -20,67 +14,18 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
-from commands import assert_help_names, assert_one_line, assert_options_refused
+import directional_data as directional
+from commands import assert_one_line, assert_png, entry, numbers
 from vmfdist import VonMisesFisher
-
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-
-
-def load(name: str) -> Iterator[ModuleType]:
-    """A script as a module, from its path; it finds the modules beside it as when run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
-        yield module
-
-
-@pytest.fixture(scope="module")
-def directional() -> Iterator[ModuleType]:
-    yield from load("directional_data")
-
-
-@pytest.fixture(scope="module")
-def clustering() -> Iterator[ModuleType]:
-    yield from load("clustering_digits")
-
-
-def assert_png(path: Path) -> None:
-    content = path.read_bytes()
-    assert content.startswith(b"\x89PNG\r\n\x1a\n")
-    assert content.endswith(b"IEND\xaeB`\x82")
-    assert min(struct.unpack(">2I", content[16:24])) > 700
-
-
-def entry(output: str, name: str) -> str:
-    """What stands behind a name in a table."""
-    match = re.search(rf"^ *{re.escape(name)}  +(.*)$", output, re.M)
-    assert match is not None, output
-    return match[1]
-
-
-def numbers(output: str, name: str) -> list[float]:
-    return [float(text) for text in re.findall(r"-?\d+\.?\d*", entry(output, name))]
-
-
-# --------------------------------------------------------------------------------------------------
-# directional_data.py
-# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def few_replicates(directional: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directional, "REPLICATES", 99)
 
 
 @pytest.mark.usefixtures("few_replicates")
-def test_directions_run_on_made_data(
-    directional: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_directions_run_on_made_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figure = tmp_path / "directions.png"
 
     def run(*options: str) -> str:
@@ -108,9 +53,7 @@ def langevin_inverse(length: float) -> mpmath.mpf:
 
 
 @pytest.mark.usefixtures("few_replicates")
-def test_remanence_of_a_cross(
-    directional: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_remanence_of_a_cross(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Four directions ten degrees from east.
     data = tmp_path / "cross.csv"
     data.write_text("declination_deg,inclination_deg\n80,0\n100,0\n90,10\n-270,-10\n")
@@ -154,9 +97,7 @@ def test_remanence_of_a_cross(
 
 
 @pytest.mark.usefixtures("few_replicates")
-def test_remanence_without_a_direction(
-    directional: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_remanence_without_a_direction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, figure = tmp_path / "axes.csv", tmp_path / "axes.png"
     data.write_text("declination,inclination\n0,0\n90,0\n180,0\n270,0\n0,90\n0,-90\n")
     assert directional.main(["--remanence", str(data), "--output", str(figure)]) == 0
@@ -183,7 +124,6 @@ def test_remanence_without_a_direction(
     ],
 )
 def test_craters_with_known_statistics(
-    directional: ModuleType,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     rows: list[str],
@@ -209,13 +149,13 @@ def test_craters_with_known_statistics(
         assert numbers(output, "mean latitude, longitude") == expected
 
 
-def test_kolmogorov_distance(directional: ModuleType) -> None:
+def test_kolmogorov_distance() -> None:
     u = torch.rand(5, 30, dtype=torch.float64)
     expected = [stats.kstest(row, "uniform").statistic for row in u.numpy()]
     np.testing.assert_allclose(directional.kolmogorov(u).numpy(), expected, rtol=1e-12)
 
 
-def test_probabilities_are_those_of_the_angles(directional: ModuleType) -> None:
+def test_probabilities_are_those_of_the_angles() -> None:
     laws = VonMisesFisher(
         torch.eye(3, dtype=torch.float64), torch.tensor([0.5, 3.0, 40.0]).double()
     )
@@ -226,7 +166,7 @@ def test_probabilities_are_those_of_the_angles(directional: ModuleType) -> None:
 
 
 @pytest.mark.usefixtures("few_replicates")
-def test_check_accepts_the_law_and_rejects_another(directional: ModuleType) -> None:
+def test_check_accepts_the_law_and_rejects_another() -> None:
     loc = torch.tensor([0.0, 0.6, 0.8], dtype=torch.float64)
     law = VonMisesFisher(loc, 50.0)
     p_values = [directional.fit(law.sample((20,))).check.p_value for _ in range(20)]
@@ -242,7 +182,7 @@ def test_check_accepts_the_law_and_rejects_another(directional: ModuleType) -> N
     assert check.distance > check.critical
 
 
-def test_critical_distance_is_that_of_a_fitted_law(directional: ModuleType) -> None:
+def test_critical_distance_is_that_of_a_fitted_law() -> None:
     # Highly concentrated directions are normal in the plane, and the squares of their distances
     # from the mean are exponential, with a mean that is estimated too.
     n, random = 20, np.random.default_rng(1)
@@ -260,7 +200,7 @@ def test_critical_distance_is_that_of_a_fitted_law(directional: ModuleType) -> N
 
 
 @pytest.mark.usefixtures("few_replicates")
-def test_bootstrap_in_chunks(directional: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bootstrap_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = VonMisesFisher(torch.eye(3, dtype=torch.float64)[0], 9.0).sample((20,))
     whole = directional.check(x, VonMisesFisher.fit(x))
     monkeypatch.setattr(directional, "CHUNK", 20 * 7)
@@ -269,7 +209,7 @@ def test_bootstrap_in_chunks(directional: ModuleType, monkeypatch: pytest.Monkey
     assert parts.critical == pytest.approx(whole.critical, rel=0.25)
 
 
-def test_angles_and_back(directional: ModuleType) -> None:
+def test_angles_and_back() -> None:
     azimuth = torch.tensor([0.0, 90.0, -135.0, 30.0], dtype=torch.float64)
     elevation = torch.tensor([0.0, 0.0, 45.0, -90.0], dtype=torch.float64)
     x = directional.from_angles(azimuth, elevation)
@@ -280,7 +220,7 @@ def test_angles_and_back(directional: ModuleType) -> None:
 
 
 @pytest.mark.usefixtures("few_replicates")
-def test_projection_keeps_areas_and_sides(directional: ModuleType) -> None:
+def test_projection_keeps_areas_and_sides() -> None:
     for angle in (0.1, 1.0, 3.0):
         cap = 2 * math.pi * (1 - math.cos(angle))
         assert math.pi * directional.radius(angle) ** 2 == pytest.approx(cap)
@@ -355,7 +295,6 @@ BAD_CRATERS = [
     + [pytest.param("--craters", *case.values, id=case.id) for case in BAD_CRATERS],
 )
 def test_bad_data_ends_in_one_line(
-    directional: ModuleType,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     option: str,
@@ -372,7 +311,7 @@ def test_bad_data_ends_in_one_line(
     assert not figure.exists()
 
 
-def test_columns_are_found_by_name(directional: ModuleType, tmp_path: Path) -> None:
+def test_columns_are_found_by_name(tmp_path: Path) -> None:
     data = tmp_path / "data.csv"
     text = (
         '\ufeffsite, Inclination [deg],"Declination, deg"\r\n\r\n"a, b",20,10\r\n"c",21,1.1e1\r\n'
@@ -382,155 +321,3 @@ def test_columns_are_found_by_name(directional: ModuleType, tmp_path: Path) -> N
     assert columns.tolist() == [[10, 11, -12], [20, 21, 22]]
     assert columns.dtype == torch.float64
     assert directional.read_remanence(data).shape == (3, 3)
-
-
-# --------------------------------------------------------------------------------------------------
-# clustering_digits.py
-# --------------------------------------------------------------------------------------------------
-
-MODELS = (
-    "von Mises-Fisher mixture",
-    "k-means",
-    "Gaussian mixture, spherical",
-    "Gaussian mixture, full",
-)
-
-
-@pytest.fixture
-def few_counts(clustering: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clustering, "COUNTS", (2, 12, 4))
-
-
-@pytest.mark.usefixtures("few_counts")
-def test_clustering_run(
-    clustering: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    figure = tmp_path / "clusters.png"
-
-    def run(*options: str) -> tuple[str, str, list[list[float]]]:
-        assert clustering.main(["--starts", "1", *options, "--output", str(figure)]) == 0
-        output, bars = capsys.readouterr()
-        return output, bars, [numbers(output, name)[:4] for name in MODELS]
-
-    output, bars, scores = run()
-    assert_png(figure)
-    assert "1,797 digits as directions in 20 dimensions; each fit starts 1 x" in output
-    assert re.search("all models: 100%.* 4/4", bars)
-    assert re.search("BIC  .*100%.* 3/3", bars)
-    for components, rand, information, homogeneity in scores:
-        assert components == 10
-        assert 0.4 < rand < 0.95
-        assert 0.6 < information < 0.95
-        assert 0.5 < homogeneity < 0.95
-    # Of 2, 12 and 4 components the data ask for the most, and clusters then are purer than of 10.
-    count, _, _, homogeneity = numbers(output, "its components by BIC")
-    assert count == 12
-    assert homogeneity > scores[0][3]
-    assert run()[2] == scores
-    components = {row[0] for row in run("--components", "12", "--seed", "4")[2]}
-    assert components == {12}  # two rows of images
-
-
-def test_digits_are_centred_directions(clustering: ModuleType) -> None:
-    data = clustering.digits()
-    assert data.directions.shape == (1797, 20)
-    assert np.bincount(data.labels).min() > 170
-    np.testing.assert_allclose(np.linalg.norm(data.directions, axis=1), 1, rtol=1e-12)
-    # Against the singular value decomposition of the centred pixels, signs aside.
-    pixels = clustering.load_digits().data
-    centred = pixels - pixels.mean(0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    projected = centred @ axes[:20].T
-    lengths = np.linalg.norm(projected, axis=1, keepdims=True)
-    np.testing.assert_allclose(np.abs(data.directions), np.abs(projected / lengths), atol=1e-9)
-    assert data.length == pytest.approx(lengths.mean())
-
-
-def test_images_are_the_way_back(clustering: ModuleType) -> None:
-    data = clustering.digits()
-    images = data.images(data.directions[:5])
-    assert images.shape == (5, 8, 8)
-    pixels = clustering.load_digits().data
-    difference = images.reshape(5, 64) - pixels.mean(0)
-    np.testing.assert_allclose(np.linalg.norm(difference, axis=1), data.length)
-    # The projection leaves little out, so that an image points much as its own pixels do.
-    own = pixels[:5] - pixels.mean(0)
-    cosines = (difference * own).sum(1) / (data.length * np.linalg.norm(own, axis=1))
-    assert (cosines > 0.85).all()
-
-
-def test_scores_of_simple_clusters(clustering: ModuleType) -> None:
-    labels = np.repeat([0, 1], 4)
-    assert clustering.score(1 - labels, labels, 2) == pytest.approx((2, 1, 1, 1))
-    halves = clustering.score(np.repeat([0, 1, 2, 3], 2), labels, 4)
-    # Of 28 pairs 12 share a label, 4 a cluster, 4 both; by chance 12 * 4 / 28 would.
-    chance = 12 * 4 / 28
-    assert halves.rand == pytest.approx((4 - chance) / ((12 + 4) / 2 - chance))
-    # Entropies: of labels 1 bit, of clusters 2, shared 1.
-    assert halves.information == pytest.approx(1 / 1.5)
-    assert halves.homogeneity == pytest.approx(1)
-    crossed = clustering.score(np.tile([0, 1], 4), labels, 2)
-    assert crossed.information == pytest.approx(0, abs=1e-12)
-    assert crossed.rand < 0
-
-
-@pytest.mark.usefixtures("few_counts")
-def test_bic_is_the_penalised_likelihood(clustering: ModuleType) -> None:
-    data = clustering.digits()
-    found = clustering.choose(data, starts=1, seed=0)
-    assert [scores.components for scores in found.scores] == [2, 12, 4]
-    assert found.best() == 1
-    for count, bic in zip((2, 12, 4), found.bic, strict=True):
-        model = clustering.VonMisesFisherMixture(count, random_state=0, **clustering.EM)
-        model.fit(data.directions)
-        laws = VonMisesFisher(
-            torch.as_tensor(model.mean_directions_), torch.as_tensor(model.concentrations_)
-        )
-        joint = laws.log_prob(torch.as_tensor(data.directions).unsqueeze(1))
-        log_likelihood = (joint + torch.as_tensor(model.weights_).log()).logsumexp(1).sum().item()
-        parameters = count * (19 + 1) + count - 1
-        assert bic == pytest.approx(parameters * math.log(1797) - 2 * log_likelihood)
-
-
-# --------------------------------------------------------------------------------------------------
-# Both
-# --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("directional", ["--seed", "-1"], "argument --seed: expected at least 0"),
-        ("directional", ["--output", "x.gif"], "expected a name in .png, .pdf or .svg"),
-        ("directional", ["--output", "nowhere/x.png"], "the folder 'nowhere' does not exist"),
-        ("directional", ["--data", "x.csv"], "unrecognized arguments"),
-        ("clustering", ["--components", "1"], "argument --components: expected at least 2"),
-        ("clustering", ["--components", "ten"], "expected a whole number, got 'ten'"),
-        ("clustering", ["--starts", "0"], "argument --starts: expected at least 1, got 0"),
-        ("clustering", ["--output", "."], "expected a name in .png, .pdf or .svg, got '.'"),
-    ],
-)
-def test_bad_options_are_refused(
-    request: pytest.FixtureRequest,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    options: list[str],
-    message: str,
-) -> None:
-    assert_options_refused(request.getfixturevalue(name).main, options, message, capsys)
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("directional", ("remanence", "craters", "seed", "output")),
-        ("clustering", ("components", "starts", "seed", "output")),
-    ],
-)
-def test_help_names_every_option(
-    request: pytest.FixtureRequest,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    options: tuple[str, ...],
-) -> None:
-    assert_help_names(request.getfixturevalue(name).main, options, capsys)
