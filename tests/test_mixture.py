@@ -24,7 +24,8 @@ from torch.nn.functional import normalize
 from cases import BOUND, FAILURE_RATE, assert_mean, directions, not_dense, not_dense_kinds
 from reference import log_sphere_area, radial
 from vmfdist import VonMisesFisher, mixture
-from vmfdist.mixture import VonMisesFisherMixture
+from vmfdist.mixture import VonMisesFisherMixture, _rows, _starts, estimator
+from vmfdist.mixture._expectation_maximisation import Mixture
 
 
 def fitted(X: Any, n_components: int = 1, **options: Any) -> VonMisesFisherMixture:
@@ -227,8 +228,8 @@ def log_likelihoods(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         result.append(expectation.log_likelihood)
         return expectation
 
-    original = mixture._expect
-    monkeypatch.setattr(mixture, "_expect", expect)
+    original = estimator.expect
+    monkeypatch.setattr(estimator, "expect", expect)
     return result
 
 
@@ -325,10 +326,10 @@ def test_a_start_without_collapsed_components_is_preferred() -> None:
 
 def test_seeds_are_drawn_in_proportion_to_the_distance(monkeypatch: pytest.MonkeyPatch) -> None:
     # From e1 the distances 1 - cos are 0, 1/2 and 3/2; one candidate each, since log(2) < 1
-    monkeypatch.setattr(mixture.math, "log", lambda _: -1.0)
+    monkeypatch.setattr(_starts.math, "log", lambda _: -1.0)
     X = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [-0.5, 0.75**0.5]], dtype=torch.float64)
-    rows, random = mixture._Rows(X), np.random.RandomState(0)
-    seeds = [mixture._seeds(rows, np.arange(3), 2, random) for _ in range(2_000)]
+    rows, random = _rows.Rows(X), np.random.RandomState(0)
+    seeds = [_starts._seeds(rows, np.arange(3), 2, random) for _ in range(2_000)]
     second = torch.stack([pair[1] for pair in seeds if pair[0, 0] == 1])
     assert not (second[:, 0] == 1).any()
     assert_mean((second[:, 0] < 0).double().unsqueeze(1), 0.75)
@@ -352,9 +353,9 @@ def test_a_start_from_some_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(arguments[1])
         return original(*arguments)
 
-    original = mixture._seeds
-    monkeypatch.setattr(mixture, "_seeds", seeds)
-    monkeypatch.setattr(mixture, "_START_ROWS", 50)
+    original = _starts._seeds
+    monkeypatch.setattr(_starts, "_seeds", seeds)
+    monkeypatch.setattr(_starts, "_START_ROWS", 50)
     found = fitted(X, 3, tol=0)
     assert len(np.unique(seen)) == 50
     assert np.max(seen) > 600
@@ -403,12 +404,12 @@ def test_an_empty_component(monkeypatch: pytest.MonkeyPatch) -> None:
     X = clusters(3, [50.0], [100])
     alone = fitted(X)
     pole = directions(1, 3, seed=3)[0]
-    start = mixture._Mixture(
+    start = Mixture(
         torch.tensor([0.5, 0.5], dtype=torch.float64),
         torch.stack((pole, -pole)),
         torch.tensor([1e3, 1e3], dtype=torch.float64),
     )
-    monkeypatch.setattr(mixture, "_start", lambda *_: start)
+    monkeypatch.setattr(estimator, "k_means_start", lambda *_: start)
     with pytest.warns(ConvergenceWarning, match="1 of 2 components are empty, with weight 0"):
         model = fitted(X, 2)
     assert model.weights_.tolist() == [1, 0]
@@ -457,7 +458,7 @@ def test_layouts_of_memory() -> None:
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     X = clusters(*OVERLAPPING["sphere"], dtype=dtype)
     expected = fitted(X, 3)
-    monkeypatch.setattr(mixture, "_BATCH_NUMBERS", 50)
+    monkeypatch.setattr(_rows, "_BATCH_NUMBERS", 50)
     found = fitted(X, 3)
     torch.testing.assert_close(found.mean_directions_, expected.mean_directions_)
     torch.testing.assert_close(found.concentrations_, expected.concentrations_)
@@ -541,7 +542,7 @@ def test_bad_rows(X: Any, words: str, kind: Any) -> None:
 
 
 def test_the_row_is_named_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mixture, "_BATCH_NUMBERS", 12)
+    monkeypatch.setattr(_rows, "_BATCH_NUMBERS", 12)
     X = torch.eye(3).repeat(10, 1)
     X[17] = 0
     with pytest.raises(ValueError, match="row 17 of X"):
@@ -667,8 +668,8 @@ def test_a_refit_that_fails_changes_nothing(
                 raise Interrupted
             return original(*arguments)
 
-        original = mixture._expect
-        monkeypatch.setattr(mixture, "_expect", expect)
+        original = estimator.expect
+        monkeypatch.setattr(estimator, "expect", expect)
         options = {"tol": 0, "n_components": 2}
     model.set_params(**options)
     with pytest.raises(error):
@@ -720,8 +721,8 @@ def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_else_imports_it() -> None:
-    package = Path(mixture.__file__).parent
-    modules = [path for path in package.rglob("*.py") if path.name != "mixture.py"]
+    own = Path(mixture.__file__).parent
+    modules = [path for path in own.parent.rglob("*.py") if path.parent != own]
     assert len(modules) > 5
     for path in modules:
         assert not re.search(r"^\s*(from|import)\b.*(sklearn|mixture)", path.read_text(), re.M), (

@@ -14,8 +14,11 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
+from vmfdist.expectation_maximisation import Mixture, expect, maximise
+from vmfdist.k_means_starts import k_means_start
 
-from vmfdist import VonMisesFisher, mixture
+from vmfdist import VonMisesFisher
+from vmfdist.mixture._rows import Rows
 
 ROWS, DIM, COMPONENTS = 1_000_000, 64, 20
 
@@ -54,16 +57,16 @@ def shortest(function: Callable[[], Any], repeats: int = 5) -> float:
 def test_an_iteration(
     benchmark: BenchmarkFixture, laws: VonMisesFisher, X: Tensor, kind: str, stretch: float
 ) -> None:
-    rows = mixture._Rows(X if kind == "tensor" else X.numpy())
-    given = mixture._Mixture(
+    rows = Rows(X if kind == "tensor" else X.numpy())
+    given = Mixture(
         torch.full((COMPONENTS,), 1 / COMPONENTS, dtype=torch.float64),
         laws.loc.double(),
         stretch * laws.concentration.double(),
     )
     bound = rows.max_concentration
 
-    def iteration() -> mixture._Mixture:
-        return mixture._maximise(mixture._expect(rows, given), given, bound)
+    def iteration() -> Mixture:
+        return maximise(expect(rows, given), given, bound)
 
     benchmark.pedantic(iteration, rounds=5, warmup_rounds=1)
     product = shortest(lambda: X @ laws.loc.T)
@@ -71,9 +74,9 @@ def test_an_iteration(
 
 
 def test_a_start(benchmark: BenchmarkFixture, X: Tensor) -> None:
-    rows = mixture._Rows(X)
+    rows = Rows(X)
     benchmark.pedantic(
-        lambda: mixture._start(rows, COMPONENTS, np.random.RandomState(0)),
+        lambda: k_means_start(rows, COMPONENTS, np.random.RandomState(0)),
         rounds=3,
         warmup_rounds=1,
     )

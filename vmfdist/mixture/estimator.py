@@ -1,74 +1,35 @@
-r"""Mixtures of von Mises-Fisher laws, fitted by expectation maximisation.
-
-:class:`VonMisesFisherMixture` has the habits of scikit-learn's ``GaussianMixture``, and this module
-alone needs scikit-learn: ``pip install "vmfdist[mixture]"``. Importing ``vmfdist`` does not load
-it.
-
-Method: soft-moVMF of Banerjee et al., with the exact maximum of every concentration. An iteration
-is one pass over the rows in batches of a few MB. Each batch is converted to float64 and normalised
-there, so that float32 rows cost neither a copy nor accuracy, and what the M step needs is summed up
-as it goes: no array of responsibilities is ever held.
-
-Accuracy: log densities start from :math:`1 - \langle x, \mu\rangle`, and so do the concentrations.
-Above a concentration of :math:`2^{20}` that difference is formed as :math:`|x - \mu|^2 / 2`, which
-rounding does not touch.
-
-References:
-    * A. Banerjee, I. S. Dhillon, J. Ghosh and S. Sra (2005), Clustering on the unit hypersphere
-      using von Mises-Fisher distributions, Journal of Machine Learning Research 6, 1345-1382.
-    * I. S. Dhillon and D. S. Modha (2001), Concept decompositions for large sparse text data using
-      clustering, Machine Learning 42, doi:10.1023/A:1007612920971 (spherical k-means).
-    * D. Arthur and S. Vassilvitskii (2007), k-means++: the advantages of careful seeding,
-      Proceedings of the 18th ACM-SIAM Symposium on Discrete Algorithms, 1027-1035.
-"""
+"""The mixture with the habits of scikit-learn's estimators."""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling.draw import draw
-from vmfdist._validation import require_float, unit_tolerance
-
-try:
-    import numpy as np
-    from sklearn.base import BaseEstimator, DensityMixin
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.utils import check_random_state, check_scalar
-    from sklearn.utils.random import sample_without_replacement
-    from sklearn.utils.validation import check_is_fitted, validate_data
-except ImportError as error:
-    raise ImportError(
-        'vmfdist.mixture needs scikit-learn 1.6 or later: pip install "vmfdist[mixture]"'
-    ) from error
-
-__all__ = ["VonMisesFisherMixture"]
-
-# Where the rounding of 1 - <x, mu> in float64 puts the log density off by 2^-32.
-_CLOSE = 2.0**20
-
-# What stands for a point: for float32 rows 1 / eps^2, a spread of the size of their rounding; for
-# float64 rows 1 / eps, at which the rounding of a direction, eps^2 in its square, still is nothing.
-_MAX_CONCENTRATION = {torch.float32: 2.0**46, torch.float64: 2.0**52}
-
-# Of a batch and what is computed of it: a few MB, which stay in a processor's cache.
-_BATCH_NUMBERS, _BATCH_NUMBERS_ON_DEVICE = 1 << 19, 1 << 22
-
-# The start looks at this many rows, and takes so many steps of k-means.
-_START_ROWS, _START_STEPS = 1 << 16, 10
-
-# Outside, the square of a norm in float64 over- or underflows.
-_SHORTEST, _LONGEST = 1e-150, 1e150
+from vmfdist._validation import require_float
+from vmfdist.mixture._expectation_maximisation import (
+    Expectation,
+    Mixture,
+    expect,
+    log_joint,
+    maximise,
+)
+from vmfdist.mixture._rows import Rows
+from vmfdist.mixture._starts import k_means_start
 
 
 class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # untyped bases
@@ -279,7 +240,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         check_scalar(self.verbose, "verbose", Integral, min_val=0)
         check_scalar(self.normalize, "normalize", (bool, np.bool_))
 
-    def _rows(self, X: Any, *, fitting: bool = False) -> _Rows:
+    def _rows(self, X: Any, *, fitting: bool = False) -> Rows:
         least = {"ensure_min_samples": 2, "ensure_min_features": 2} if fitting else {}
         if isinstance(X, Tensor):
             require_float("X", X, unit=False)
@@ -295,19 +256,19 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
                 X,
                 reset=fitting,
                 dtype=[np.float64, np.float32],
-                ensure_all_finite=False,  # _Rows.check does this too
+                ensure_all_finite=False,  # Rows.check does this too
                 **least,
             )
-        rows = _Rows(X)
+        rows = Rows(X)
         rows.check(normalize=self.normalize)
         return rows
 
     # Output
 
-    def _parameters(self, device: torch.device | None = None) -> _Mixture:
+    def _parameters(self, device: torch.device | None = None) -> Mixture:
         fitted = (self.weights_, self.mean_directions_, self.concentrations_)
         tensors = (x if isinstance(x, Tensor) else torch.from_numpy(np.array(x)) for x in fitted)
-        return _Mixture(*(x.to(device) for x in tensors))
+        return Mixture(*(x.to(device) for x in tensors))
 
     def _n_parameters(self) -> int:
         return len(self.weights_) * (self.n_features_in_ + 1) - 1
@@ -318,29 +279,29 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         """A function of the log joint densities (rows, components), for each row of X."""
         check_is_fitted(self)
         rows = self._rows(X)
-        evaluate = _log_joint(self._parameters(rows.device))
+        evaluate = log_joint(self._parameters(rows.device))
         dtype = dtype or rows.dtype
         result = rows.gather(lambda x: function(evaluate(x)[0]).to(dtype), len(self.weights_))
         return rows.like_given(result)
 
-    def _expect(self, X: Any) -> _Expectation:
+    def _expect(self, X: Any) -> Expectation:
         check_is_fitted(self)
         rows = self._rows(X)
-        return _expect(rows, self._parameters(rows.device))
+        return expect(rows, self._parameters(rows.device))
 
     # EM
 
-    def _run(self, rows: _Rows, random: np.random.RandomState, start: int) -> _Run:
+    def _run(self, rows: Rows, random: np.random.RandomState, start: int) -> _Run:
         """EM from one start; the progress is printed in the words of scikit-learn's mixtures."""
         began = last = time.perf_counter()
         self._print(f"Initialization {start}")
-        mixture = _start(rows, self.n_components, random)
-        expectation = _expect(rows, mixture)
+        mixture = k_means_start(rows, self.n_components, random)
+        expectation = expect(rows, mixture)
         n_iter, converged = 0, False
         while n_iter < self.max_iter and not converged:
             n_iter += 1
-            mixture = _maximise(expectation, mixture, rows.max_concentration)
-            previous, expectation = expectation, _expect(rows, mixture)
+            mixture = maximise(expectation, mixture, rows.max_concentration)
+            previous, expectation = expectation, expect(rows, mixture)
             gain = expectation.log_likelihood - previous.log_likelihood
             converged = gain <= self.tol
             if n_iter % self.verbose_interval == 0:
@@ -393,18 +354,10 @@ def _check_number(value: Any, name: str, kind: type, least: int) -> None:
         raise ValueError(f"{name} == nan, must be >= {least}.")
 
 
-class _Mixture(NamedTuple):
-    """The parameters of a mixture, in float64."""
-
-    weights: Tensor
-    mean_directions: Tensor
-    concentrations: Tensor
-
-
 class _Run(NamedTuple):
     """What EM has found from one start."""
 
-    mixture: _Mixture
+    mixture: Mixture
     lower_bound: float
     n_iter: int
     converged: bool
@@ -413,229 +366,3 @@ class _Run(NamedTuple):
     def merit(self) -> tuple[bool, float]:
         # The likelihood of a collapsed component says how high the bound is, not how good the fit.
         return self.collapsed == 0, self.lower_bound
-
-
-class _Rows:
-    """The rows of an array or tensor as unit vectors in float64, a batch at a time."""
-
-    def __init__(self, values: Any) -> None:
-        self._values, self._is_tensor = values, isinstance(values, Tensor)
-        self.dim: int = values.shape[1]
-        if self._is_tensor:
-            self.dtype, self.device = values.dtype, values.device
-        else:
-            self.dtype = torch.float32 if values.dtype == np.float32 else torch.float64
-            self.device = torch.device("cpu")
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    @property
-    def max_concentration(self) -> float:
-        return _MAX_CONCENTRATION[self.dtype]
-
-    def like_given(self, result: Tensor) -> Any:
-        return result if self._is_tensor else result.numpy()
-
-    def _take(self, rows: slice | np.ndarray) -> Tensor:
-        if not self._is_tensor:  # a copy, which may be written to even where the data may not
-            return torch.from_numpy(self._values[rows].astype(np.float64))
-        if isinstance(rows, slice):
-            return self._values[rows].double()
-        return self._values[torch.from_numpy(rows).to(self.device)].double()
-
-    def take(self, rows: slice | np.ndarray) -> Tensor:
-        """These rows, normalised."""
-        x = self._take(rows)
-        return x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
-
-    def _parts(self, columns: int, chosen: np.ndarray | None) -> Iterator[slice | np.ndarray]:
-        numbers = _BATCH_NUMBERS if self.device.type == "cpu" else _BATCH_NUMBERS_ON_DEVICE
-        step = max(1, numbers // (self.dim + 3 * columns))
-        for first in range(0, len(self) if chosen is None else len(chosen), step):
-            part = slice(first, first + step)
-            yield part if chosen is None else chosen[part]
-
-    def batches(self, columns: int, chosen: np.ndarray | None = None) -> Iterator[Tensor]:
-        """All rows or the chosen ones, in batches for which so many columns are computed."""
-        return map(self.take, self._parts(columns, chosen))
-
-    def gather(
-        self, function: Callable[[Tensor], Tensor], columns: int, chosen: np.ndarray | None = None
-    ) -> Tensor:
-        """The function of each batch, in one tensor.
-
-        That is allocated first: a list of small parts between large batches would keep the memory
-        of each batch from being used again.
-        """
-        first, n = 0, len(self) if chosen is None else len(chosen)
-        for x in self.batches(columns, chosen):
-            part = function(x)
-            if first == 0:
-                result = part.new_empty((n, *part.shape[1:]))
-            result[first : first + len(part)] = part
-            first += len(part)
-        return result
-
-    def check(self, *, normalize: bool) -> None:
-        """Raises ValueError at the first row that is no direction."""
-        tolerance = unit_tolerance(self.dtype, self.dim)
-        first = 0
-        for part in self._parts(0, None):
-            norm = torch.linalg.vector_norm(self._take(part), dim=1)
-            good = (norm >= _SHORTEST) & (norm <= _LONGEST)
-            if not normalize:
-                good &= (norm - 1).abs() < tolerance
-            if not bool(good.all()):
-                bad = int(good.logical_not().nonzero()[0])
-                self._refuse(first + bad, norm[bad].item())
-            first += len(norm)
-
-    def _refuse(self, row: int, norm: float) -> None:
-        if not norm <= _LONGEST:
-            raise ValueError(
-                f"X contains NaN, infinity or a value too large: row {row} has the norm {norm:.9g}"
-            )
-        if norm < _SHORTEST:
-            raise ValueError(
-                f"row {row} of X has the norm {norm:.9g} and so no direction: leave such rows out"
-            )
-        raise ValueError(
-            f"row {row} of X has the norm {norm:.9g}, but with normalize=False every row must be a "
-            "unit vector: normalise the rows, or set normalize=True to use their directions only"
-        )
-
-
-# --------------------------------------------------------------------------------------------------
-# The start
-# --------------------------------------------------------------------------------------------------
-
-
-def _start(rows: _Rows, n_components: int, random: np.random.RandomState) -> _Mixture:
-    """Spherical k-means from seeds; then equal weights and the concentration they all share."""
-    n = min(len(rows), _START_ROWS)
-    chosen = np.sort(sample_without_replacement(len(rows), n, random_state=random))
-    directions = _seeds(rows, chosen, n_components, random)
-    for _ in range(_START_STEPS):
-        directions, distance = _k_means_step(rows, chosen, directions)
-    # The mean of 1 - cos is one minus the mean resultant length.
-    concentration = vmf.inverse_one_minus_mean_resultant_length(distance.clamp(0, 1), rows.dim)
-    concentration = concentration.clamp(max=rows.max_concentration).expand(n_components)
-    return _Mixture(torch.full_like(concentration, 1 / n_components), directions, concentration)
-
-
-def _seeds(
-    rows: _Rows, chosen: np.ndarray, n_components: int, random: np.random.RandomState
-) -> Tensor:
-    """k-means++: a row is drawn in proportion to its distance 1 - cos from the nearest seed.
-
-    Of 2 + log(n_components) such candidates the one that leaves the smallest sum of distances
-    becomes the next seed, as in scikit-learn (Arthur and Vassilvitskii 2007, section 5).
-    """
-    trials = 2 + int(math.log(n_components))
-    seeds = rows.take(chosen[random.randint(len(chosen), size=1)])
-    nearest = _distances(rows, chosen, seeds).squeeze(1)
-    while len(seeds) < n_components:
-        cumulative = nearest.cumsum(0)
-        targets = torch.from_numpy(random.uniform(size=trials)).to(rows.device) * cumulative[-1]
-        picks = torch.searchsorted(cumulative, targets).clamp(max=len(chosen) - 1)
-        candidates = rows.take(chosen[picks.cpu().numpy()])
-        distances = torch.minimum(nearest.unsqueeze(1), _distances(rows, chosen, candidates))
-        best = distances.sum(0).argmin()
-        nearest = distances[:, best].contiguous()
-        seeds = torch.cat((seeds, candidates[best].unsqueeze(0)))
-    return seeds
-
-
-def _distances(rows: _Rows, chosen: np.ndarray, directions: Tensor) -> Tensor:
-    """1 - cos between rows and directions, of shape (rows, directions)."""
-    return rows.gather(lambda x: (1 - x @ directions.T).clamp_(min=0), len(directions), chosen)
-
-
-def _k_means_step(rows: _Rows, chosen: np.ndarray, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """The directions of the clusters, and the mean distance 1 - cos to the directions before."""
-    sums = torch.zeros_like(directions)
-    distance = directions.new_zeros(())
-    for x in rows.batches(len(directions), chosen):
-        largest, cluster = (x @ directions.T).max(1)
-        members = torch.nn.functional.one_hot(cluster, len(directions)).to(x.dtype)
-        sums.addmm_(members.T, x)
-        distance += (1 - largest).sum()
-    length = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
-    return torch.where(length > 0, sums / length, directions), distance / len(chosen)
-
-
-# --------------------------------------------------------------------------------------------------
-# Expectation and maximisation
-# --------------------------------------------------------------------------------------------------
-
-
-class _Expectation(NamedTuple):
-    """Sums over the rows x with the responsibilities r of a mixture, and its log likelihood."""
-
-    log_likelihood: float  # the mean over the rows
-    n_rows: int
-    weights: Tensor  # sum of r, for each component
-    sums: Tensor  # sum of r x
-    distances: Tensor  # sum of r (1 - <x, mu>)
-
-
-def _log_joint(mixture: _Mixture) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Rows -> log(w f(x)) and 1 - <x, mu>, each of shape (rows, components)."""
-    weights, directions, concentrations = mixture
-    dim = directions.shape[1]
-    peaks = weights.log() + vmf.log_density_at_mode(concentrations, dim)
-    (close,) = (concentrations > _CLOSE).nonzero(as_tuple=True)
-
-    def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
-        distances = 1 - x @ directions.T
-        if len(close):
-            mode = "donot_use_mm_for_euclid_dist"
-            distances[:, close] = torch.cdist(x, directions[close], compute_mode=mode) ** 2 / 2
-        return torch.addcmul(peaks, concentrations, distances, value=-1), distances
-
-    return evaluate
-
-
-def _expect(rows: _Rows, mixture: _Mixture) -> _Expectation:
-    """The E step, one pass over the rows."""
-    evaluate = _log_joint(mixture)
-    weights = torch.zeros_like(mixture.weights)
-    sums = torch.zeros_like(mixture.mean_directions)
-    total_distances = torch.zeros_like(weights)
-    total = weights.new_zeros(())
-    for x in rows.batches(len(weights)):
-        log_joint, distances = evaluate(x)
-        log_density = log_joint.logsumexp(1, keepdim=True)
-        responsibilities = log_joint.sub_(log_density).exp_()
-        total += log_density.sum()
-        weights += responsibilities.sum(0)
-        sums.addmm_(responsibilities.T, x)
-        total_distances += responsibilities.mul_(distances).sum(0)
-    return _Expectation(total.item() / len(rows), len(rows), weights, sums, total_distances)
-
-
-def _maximise(expectation: _Expectation, mixture: _Mixture, max_concentration: float) -> _Mixture:
-    r"""The M step.
-
-    With the mean m of a component's rows, |m| is its mean resultant length R. Close to 1 that has
-    lost 1 - R, which comes from distances to the former direction mu instead: the identity
-    1 - |m|^2 = 2 mean(1 - <x, mu>) - |m - mu|^2 has no term of size 1.
-    """
-    _, _, sizes, sums, distances = expectation
-    former = mixture.mean_directions
-    weights = sizes / sizes.sum()
-    mean = sums / sizes.unsqueeze(1)
-    length = torch.linalg.vector_norm(mean, dim=1)
-    one_minus_square = 2 * distances / sizes - (mean - former).square().sum(1)
-    concentrations = vmf.inverse_one_minus_mean_resultant_length(
-        (one_minus_square / (1 + length)).clamp(0, 1), former.shape[1]
-    ).clamp(max=max_concentration)
-    directed = (length > 0).unsqueeze(1)  # opposite rows may cancel; any direction is one then
-    directions = torch.where(directed, mean / length.unsqueeze(1), former)
-    filled = weights >= torch.finfo(weights.dtype).eps
-    return _Mixture(
-        torch.where(filled, weights, 0.0),
-        torch.where(filled.unsqueeze(1), directions, former),
-        torch.where(filled, concentrations, mixture.concentrations),
-    )

@@ -1,0 +1,36 @@
+r"""Mixtures of von Mises-Fisher laws, fitted by expectation maximisation.
+
+:class:`VonMisesFisherMixture` has the habits of scikit-learn's ``GaussianMixture``, and this module
+alone needs scikit-learn: ``pip install "vmfdist[mixture]"``. Importing ``vmfdist`` does not load
+it.
+
+Method: soft-moVMF of Banerjee et al., with the exact maximum of every concentration. An iteration
+is one pass over the rows in batches of a few MB. Each batch is converted to float64 and normalised
+there, so that float32 rows cost neither a copy nor accuracy, and what the M step needs is summed up
+as it goes: no array of responsibilities is ever held.
+
+Accuracy: log densities start from :math:`1 - \langle x, \mu\rangle`, and so do the concentrations.
+Above a concentration of :math:`2^{20}` that difference is formed as :math:`|x - \mu|^2 / 2`, which
+rounding does not touch.
+
+References:
+    * A. Banerjee, I. S. Dhillon, J. Ghosh and S. Sra (2005), Clustering on the unit hypersphere
+      using von Mises-Fisher distributions, Journal of Machine Learning Research 6, 1345-1382.
+    * I. S. Dhillon and D. S. Modha (2001), Concept decompositions for large sparse text data using
+      clustering, Machine Learning 42, doi:10.1023/A:1007612920971 (spherical k-means).
+    * D. Arthur and S. Vassilvitskii (2007), k-means++: the advantages of careful seeding,
+      Proceedings of the 18th ACM-SIAM Symposium on Discrete Algorithms, 1027-1035.
+"""
+
+from __future__ import annotations
+
+try:
+    import sklearn.base  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        'vmfdist.mixture needs scikit-learn 1.6 or later: pip install "vmfdist[mixture]"'
+    ) from error
+
+from vmfdist.mixture.estimator import VonMisesFisherMixture
+
+__all__ = ["VonMisesFisherMixture"]

@@ -1,0 +1,94 @@
+"""An iteration of expectation maximisation (EM): one pass over the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist.mixture._rows import Rows
+
+# Where the rounding of 1 - <x, mu> in float64 puts the log density off by 2^-32.
+_CLOSE = 2.0**20
+
+
+class Mixture(NamedTuple):
+    """The parameters of a mixture, in float64."""
+
+    weights: Tensor
+    mean_directions: Tensor
+    concentrations: Tensor
+
+
+class Expectation(NamedTuple):
+    """Sums over the rows x with the responsibilities r of a mixture, and its log likelihood."""
+
+    log_likelihood: float  # the mean over the rows
+    n_rows: int
+    weights: Tensor  # sum of r, for each component
+    sums: Tensor  # sum of r x
+    distances: Tensor  # sum of r (1 - <x, mu>)
+
+
+def log_joint(mixture: Mixture) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Rows -> log(w f(x)) and 1 - <x, mu>, each of shape (rows, components)."""
+    weights, directions, concentrations = mixture
+    dim = directions.shape[1]
+    peaks = weights.log() + vmf.log_density_at_mode(concentrations, dim)
+    (close,) = (concentrations > _CLOSE).nonzero(as_tuple=True)
+
+    def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
+        distances = 1 - x @ directions.T
+        if len(close):
+            mode = "donot_use_mm_for_euclid_dist"
+            distances[:, close] = torch.cdist(x, directions[close], compute_mode=mode) ** 2 / 2
+        return torch.addcmul(peaks, concentrations, distances, value=-1), distances
+
+    return evaluate
+
+
+def expect(rows: Rows, mixture: Mixture) -> Expectation:
+    """The E step, one pass over the rows."""
+    evaluate = log_joint(mixture)
+    weights = torch.zeros_like(mixture.weights)
+    sums = torch.zeros_like(mixture.mean_directions)
+    total_distances = torch.zeros_like(weights)
+    total = weights.new_zeros(())
+    for x in rows.batches(len(weights)):
+        joint, distances = evaluate(x)
+        log_density = joint.logsumexp(1, keepdim=True)
+        responsibilities = joint.sub_(log_density).exp_()
+        total += log_density.sum()
+        weights += responsibilities.sum(0)
+        sums.addmm_(responsibilities.T, x)
+        total_distances += responsibilities.mul_(distances).sum(0)
+    return Expectation(total.item() / len(rows), len(rows), weights, sums, total_distances)
+
+
+def maximise(expectation: Expectation, mixture: Mixture, max_concentration: float) -> Mixture:
+    r"""The M step.
+
+    With the mean m of a component's rows, |m| is its mean resultant length R. Close to 1 that has
+    lost 1 - R, which comes from distances to the former direction mu instead: the identity
+    1 - |m|^2 = 2 mean(1 - <x, mu>) - |m - mu|^2 has no term of size 1.
+    """
+    _, _, sizes, sums, distances = expectation
+    former = mixture.mean_directions
+    weights = sizes / sizes.sum()
+    mean = sums / sizes.unsqueeze(1)
+    length = torch.linalg.vector_norm(mean, dim=1)
+    one_minus_square = 2 * distances / sizes - (mean - former).square().sum(1)
+    concentrations = vmf.inverse_one_minus_mean_resultant_length(
+        (one_minus_square / (1 + length)).clamp(0, 1), former.shape[1]
+    ).clamp(max=max_concentration)
+    directed = (length > 0).unsqueeze(1)  # opposite rows may cancel; any direction is one then
+    directions = torch.where(directed, mean / length.unsqueeze(1), former)
+    filled = weights >= torch.finfo(weights.dtype).eps
+    return Mixture(
+        torch.where(filled, weights, 0.0),
+        torch.where(filled.unsqueeze(1), directions, former),
+        torch.where(filled, concentrations, mixture.concentrations),
+    )
