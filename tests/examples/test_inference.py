@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from collections.abc import Callable, Iterator
+from importlib import import_module as load
 from pathlib import Path
-from types import ModuleType
 
-import pyro
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -19,7 +15,6 @@ from cases import assert_mean, directions
 from commands import assert_one_line
 from vmfdist import VonMisesFisher
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 MEAN, WALK, MIXTURE = "bayesian_mean_direction", "spherical_random_walk", "mixture_of_directions"
@@ -41,29 +36,8 @@ SHORT = {
 NAMES = list(SHORT)
 
 
-@pytest.fixture(scope="module")
-def load() -> Iterator[Callable[[str], ModuleType]]:
-    """Makes a module of a script, from its path; it finds the module beside it as when run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-
-        def load(name: str) -> ModuleType:
-            if name not in sys.modules:
-                spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-                assert spec is not None
-                assert spec.loader is not None
-                module = importlib.util.module_from_spec(spec)
-                patch.setitem(sys.modules, name, module)
-                spec.loader.exec_module(module)
-            return sys.modules[name]
-
-        yield load
-    pyro.clear_param_store()
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_short_run(
-    load: Callable[[str], ModuleType],
     name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -83,7 +57,7 @@ def test_short_run(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", ["0", "1"])
 @pytest.mark.parametrize("name", NAMES)
-def test_full_run(load: Callable[[str], ModuleType], name: str, tmp_path: Path, seed: str) -> None:
+def test_full_run(name: str, tmp_path: Path, seed: str) -> None:
     assert load(name).main(["--seed", seed, "--output", str(tmp_path / "figure.png")]) == 0
 
 
@@ -91,7 +65,7 @@ def test_full_run(load: Callable[[str], ModuleType], name: str, tmp_path: Path, 
 
 
 def test_a_wrong_answer_ends_in_exit_code_1(
-    load: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = load(MEAN)
     right, draws = (
@@ -106,7 +80,7 @@ def test_a_wrong_answer_ends_in_exit_code_1(
         assert script.main(["--output", str(tmp_path / "figure.png")]) == code
 
 
-def test_angles(load: Callable[[str], ModuleType]) -> None:
+def test_angles() -> None:
     script = load(MEAN)
     degrees = torch.tensor([[0.0, 0.0], [90.0, 0.0], [0.0, 90.0], [180.0, -30.0]]).double()
     expected = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [-math.sqrt(0.75), 0, -0.5]]
@@ -116,7 +90,7 @@ def test_angles(load: Callable[[str], ModuleType]) -> None:
         assert script.to_angles(x) == pytest.approx((declination, inclination))
 
 
-def test_predictive_p_value(load: Callable[[str], ModuleType]) -> None:
+def test_predictive_p_value() -> None:
     script = load(MEAN)
     law = VonMisesFisher(directions(3), 50.0)
     draws = script.Draws(law.loc.expand(200, 3), torch.full((200,), 50.0).double())
@@ -128,7 +102,7 @@ def test_predictive_p_value(load: Callable[[str], ModuleType]) -> None:
     assert script.predictive_p_value(tight, draws) < 0.01
 
 
-def test_data_from_a_file(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+def test_data_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "site.csv"
     text = "10,20\n-30.5,40\n\n350,60\n"
     path.write_text(f"declination,inclination\n{text}")
@@ -152,7 +126,6 @@ def test_data_from_a_file(load: Callable[[str], ModuleType], tmp_path: Path) -> 
     ],
 )
 def test_bad_data_ends_in_one_line(
-    load: Callable[[str], ModuleType],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     text: str | None,
@@ -168,9 +141,7 @@ def test_bad_data_ends_in_one_line(
 # The walk
 
 
-def test_grid_against_what_is_known(
-    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_grid_against_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     # With one time seen, each step and the noise shrink the mean by their mean resultant length.
     script = load(WALK)
     monkeypatch.setattr(script, "GRID", 2000)
@@ -187,14 +158,14 @@ def test_grid_against_what_is_known(
 # The mixture
 
 
-def test_stick_breaking(load: Callable[[str], ModuleType]) -> None:
+def test_stick_breaking() -> None:
     script = load(MIXTURE)
     weights = script.break_stick(torch.tensor([0.5, 0.2, 0.0]))
     torch.testing.assert_close(weights, torch.tensor([0.5, 0.1, 0.0, 0.4]))
     assert script.break_stick(torch.rand(7, 4)).shape == (7, 5)
 
 
-def test_starts_are_spread_out(load: Callable[[str], ModuleType]) -> None:
+def test_starts_are_spread_out() -> None:
     script = load(MIXTURE)
     data, _ = script.made_data(300)
     true = normalize(torch.tensor(script.TRUE_LOCS), dim=-1)
