@@ -31,14 +31,13 @@ References:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
-from vmfdist._numerics.autograd import apply, is_recording, is_tracked
+from vmfdist._numerics.autograd import Differentiable, is_tracked
 from vmfdist._numerics.chebyshev import horner
 from vmfdist._numerics.constants import cached_constant, static
 from vmfdist._numerics.elementwise import as_tensors, with_derivative
@@ -141,145 +140,91 @@ def _across_curvature(k: Tensor, dim: int) -> Tensor:
 
 _Coefficients = Callable[[Tensor, int], tuple[Tensor, ...]]
 
-# In the order of the formulas above: psi; psi', chi; psi'', chi'; psi''', chi'', chi'/k.
-_COEFFICIENTS: dict[str, tuple[_Coefficients, ...]] = {
-    "length": (
-        lambda k, dim: (torch.ones_like(k),),
-        lambda k, dim: (torch.zeros_like(k), _inverse(k, 1)),
-        lambda k, dim: (torch.zeros_like(k), -_inverse(k, 2)),
-        lambda k, dim: (torch.zeros_like(k), 2 * _inverse(k, 3), -_inverse(k, 3)),
-    ),
-    "log_partition": (
-        lambda k, dim: (vmf.mean_resultant_length(k, dim),),
-        lambda k, dim: (
-            vmf.mean_resultant_length_derivative(k, dim),
-            vmf.tangent_variance(k, dim),
-        ),
-        lambda k, dim: (
-            vmf.mean_resultant_length_second_derivative(k, dim),
-            _across_slope(k, dim),
-        ),
-        lambda k, dim: (
-            vmf.mean_resultant_length_third_derivative(k, dim),
-            _across_curvature(k, dim),
-            _across_slope_over_k(k, dim),
-        ),
-    ),
-    "kl_to_uniform": (
-        lambda k, dim: (k * vmf.mean_resultant_length_derivative(k, dim),),
-        lambda k, dim: (
-            vmf.mean_resultant_length_derivative(k, dim)
-            + k * vmf.mean_resultant_length_second_derivative(k, dim),
-            vmf.mean_resultant_length_derivative(k, dim),
-        ),
-        lambda k, dim: (
-            2 * vmf.mean_resultant_length_second_derivative(k, dim)
-            + k * vmf.mean_resultant_length_third_derivative(k, dim),
-            vmf.mean_resultant_length_second_derivative(k, dim),
-        ),
-    ),
-}
 
-_Function = tuple[str, int]  # a name above, and the dimension
+class _Gradient(Differentiable):
+    """The gradient of a radial function, or the derivative of that along up to three vectors.
 
+    Called with the natural parameter, the vectors and the dimension. ``coefficients`` are those of
+    the formulas above: psi; psi', chi; psi'', chi' and so on.
+    """
 
-def _evaluate(function: _Function, eta: Tensor, *vectors: Tensor) -> Tensor:
-    name, dim = function
-    formulas, order = _COEFFICIENTS[name], len(vectors)
-    if order >= len(formulas):
-        raise NotImplementedError(
-            f"derivatives of order {order + 1} of {name} in the natural parameter are not "
-            "implemented: differentiate fewer times"
-        )
-    mu, k = _polar(eta)
-    k = finite(k)  # a length can overflow where no entry does
-    straight, *bends = (x.unsqueeze(-1) for x in formulas[order](k, dim))
-    along = [dot(mu, g).unsqueeze(-1) for g in vectors]
-    across = [g - a * mu for g, a in zip(vectors, along, strict=True)]
-    result = straight * functools.reduce(torch.mul, along, mu)
-    if order == 1:
-        return result + bends[0] * across[0]
-    if order == 2:
-        (a, b), (g, h) = along, across
-        return result + bends[0] * (dot(g, h).unsqueeze(-1) * mu + b * g + a * h)
-    if order == 3:
-        for i, j, single in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
-            inner = dot(across[i], across[j]).unsqueeze(-1)
-            result = result + bends[0] * (
-                inner * along[single] * mu + along[i] * along[j] * across[single]
+    def __init__(self, name: str, *coefficients: _Coefficients) -> None:
+        super().__init__(f"gradient_of_{name}")
+        self._name, self._coefficients = name, coefficients
+
+    def value(self, tensors: Sequence[Tensor], dim: int) -> Tensor:
+        eta, *vectors = tensors
+        mu, k = _polar(eta)
+        k = finite(k)  # a length can overflow where no entry does
+        straight, *bends = (x.unsqueeze(-1) for x in self._coefficients[len(vectors)](k, dim))
+        along = [dot(mu, g).unsqueeze(-1) for g in vectors]
+        across = [g - a * mu for g, a in zip(vectors, along, strict=True)]
+        result = straight * functools.reduce(torch.mul, along, mu)
+        if len(vectors) == 1:
+            return result + bends[0] * across[0]
+        if len(vectors) == 2:
+            (a, b), (g, h) = along, across
+            return result + bends[0] * (dot(g, h).unsqueeze(-1) * mu + b * g + a * h)
+        if len(vectors) == 3:
+            for i, j, single in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
+                inner = dot(across[i], across[j]).unsqueeze(-1)
+                result = result + bends[0] * (
+                    inner * along[single] * mu + along[i] * along[j] * across[single]
+                )
+                result = result + bends[1] * inner * across[single]
+        return result
+
+    def along(self, i: int, change: Tensor, tensors: Sequence[Tensor], dim: int) -> Tensor:
+        if i > 0:
+            return self(*tensors[:i], change, *tensors[i + 1 :], dim)
+        if len(tensors) == len(self._coefficients):
+            raise NotImplementedError(
+                f"derivatives of order {len(tensors) + 1} of {self._name} in the natural parameter "
+                "are not implemented: differentiate fewer times"
             )
-            result = result + bends[1] * inner * across[single]
-    return result
+        return self(*tensors, change, dim)
 
 
-def _with(vectors: list[Tensor], i: int, other: Tensor) -> list[Tensor]:
-    return [*vectors[:i], other, *vectors[i + 1 :]]
+_length_gradient = _Gradient(
+    "length",
+    lambda k, dim: (torch.ones_like(k),),
+    lambda k, dim: (torch.zeros_like(k), _inverse(k, 1)),
+    lambda k, dim: (torch.zeros_like(k), -_inverse(k, 2)),
+    lambda k, dim: (torch.zeros_like(k), 2 * _inverse(k, 3), -_inverse(k, 3)),
+)
 
+_log_partition_gradient = _Gradient(
+    "log_partition",
+    lambda k, dim: (vmf.mean_resultant_length(k, dim),),
+    lambda k, dim: (
+        vmf.mean_resultant_length_derivative(k, dim),
+        vmf.tangent_variance(k, dim),
+    ),
+    lambda k, dim: (
+        vmf.mean_resultant_length_second_derivative(k, dim),
+        _across_slope(k, dim),
+    ),
+    lambda k, dim: (
+        vmf.mean_resultant_length_third_derivative(k, dim),
+        _across_curvature(k, dim),
+        _across_slope_over_k(k, dim),
+    ),
+)
 
-class _Traced(torch.autograd.Function):
-    """For Dynamo, which refuses a jvp and does not bind ``*args`` of a forward."""
-
-    @staticmethod
-    def forward(function: _Function, eta: Any, x: Any, y: Any, z: Any) -> Tensor:
-        return _evaluate(function, *(t for t in (eta, x, y, z) if t is not None))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.set_materialize_grads(False)  # no derivatives of zeros
-        ctx.function, *tensors = inputs
-        tensors = [t for t in tensors if t is not None]
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        eta, *vectors = ctx.saved_tensors
-        grads: list[Tensor | None] = [None, None, None, None, None]
-        if grad is None:
-            return tuple(grads)
-        if ctx.needs_input_grad[1]:
-            grads[1] = _derivative(ctx.function, eta, *vectors, grad)
-        for i in range(len(vectors)):
-            if ctx.needs_input_grad[2 + i]:  # derivatives are symmetric
-                grads[2 + i] = _derivative(ctx.function, eta, *_with(vectors, i, grad))
-        return tuple(grads)
-
-
-class _Eager(_Traced):
-    @staticmethod
-    def jvp(ctx: Any, _: None, along: Tensor | None, *tangents: Tensor | None) -> Tensor:
-        eta, *vectors = ctx.saved_tensors
-        terms = [
-            _derivative(ctx.function, eta, *_with(vectors, i, tangent))
-            for i, tangent in enumerate(tangents)
-            if tangent is not None
-        ]
-        if along is not None:
-            terms.append(_derivative(ctx.function, eta, *vectors, along))
-        return functools.reduce(torch.add, terms)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], function: _Function, *tensors: Any
-    ) -> tuple[Tensor, int]:
-        leading = (
-            tensor.unsqueeze(0) if axis is None else tensor.movedim(axis, 0)
-            for tensor, axis in zip(tensors, in_dims[1:], strict=True)
-            if tensor is not None
-        )
-        return _derivative(function, *leading), 0
-
-
-def _derivative(function: _Function, eta: Tensor, *vectors: Any) -> Tensor:
-    """The gradient of a radial function, or the derivative of that along the vectors."""
-    if vectors:
-        shape = torch.broadcast_shapes(eta.shape, *(x.shape for x in vectors))
-        eta, vectors = eta.expand(shape), tuple(x.expand(shape) for x in vectors)
-    order, compiling = len(vectors), torch.compiler.is_compiling()
-    if order > 3 or not (compiling or is_recording()):
-        return _evaluate(function, eta, *vectors)
-    arguments = function, eta, *vectors, *(None,) * (3 - order)
-    return _Traced.apply(*arguments) if compiling else apply(_Eager, *arguments)
+_kl_to_uniform_gradient = _Gradient(
+    "kl_to_uniform",
+    lambda k, dim: (k * vmf.mean_resultant_length_derivative(k, dim),),
+    lambda k, dim: (
+        vmf.mean_resultant_length_derivative(k, dim)
+        + k * vmf.mean_resultant_length_second_derivative(k, dim),
+        vmf.mean_resultant_length_derivative(k, dim),
+    ),
+    lambda k, dim: (
+        2 * vmf.mean_resultant_length_second_derivative(k, dim)
+        + k * vmf.mean_resultant_length_third_derivative(k, dim),
+        vmf.mean_resultant_length_second_derivative(k, dim),
+    ),
+)
 
 
 def polar(vector: Tensor) -> tuple[Tensor, Tensor]:
@@ -289,7 +234,7 @@ def polar(vector: Tensor) -> tuple[Tensor, Tensor]:
     """
     if not is_tracked(vector):
         return _polar(vector)
-    direction, (_, length) = _derivative(("length", 0), vector), _polar(vector.detach())
+    direction, (_, length) = _length_gradient(vector, 0), _polar(vector.detach())
     slope = torch.where(length.unsqueeze(-1) == 0, 0.0, direction)
     return direction, attached(length, (vector, slope))
 
@@ -306,7 +251,7 @@ def _parts(eta: Tensor) -> tuple[Tensor, Tensor, int]:
 
 def mean(eta: Tensor) -> Tensor:
     """A mu, the gradient of the log-partition."""
-    return _derivative(("log_partition", static(eta.shape[-1])), eta)
+    return _log_partition_gradient(eta, static(eta.shape[-1]))
 
 
 def log_partition(value: Tensor, eta: Tensor) -> Tensor:
@@ -324,13 +269,12 @@ def mean_difference(eta1: Tensor, eta2: Tensor) -> Tensor:
 
 def kl_to_uniform(value: Tensor, eta: Tensor) -> Tensor:
     """k A - Phi."""
-    return attached(value, (eta, _derivative(("kl_to_uniform", static(eta.shape[-1])), eta)))
+    return attached(value, (eta, _kl_to_uniform_gradient(eta, static(eta.shape[-1]))))
 
 
 def kl_to_another(value: Tensor, eta1: Tensor, eta2: Tensor) -> Tensor:
     """From the law of eta1 to that of eta2, Phi2 - Phi1 - <mean1, eta2 - eta1>."""
-    function = "log_partition", static(eta1.shape[-1])
-    in_eta1 = _derivative(function, eta1, eta1 - eta2)
+    in_eta1 = _log_partition_gradient(eta1, eta1 - eta2, static(eta1.shape[-1]))
     return attached(value, (eta1, in_eta1), (eta2, mean_difference(eta1, eta2)))
 
 
@@ -375,13 +319,14 @@ def log_normalizer_of_product(value: Tensor, eta: Tensor, *factors: _Factor) -> 
 def tangent_variance(eta: Tensor) -> Tensor:
     """A/k, in the form 1 / (d + <eta, mean of dimension d + 2>)."""
     _, k, dim = _parts(eta)
-    above = _derivative(("log_partition", dim + 2), eta)
+    above = _log_partition_gradient(eta, dim + 2)
     return with_derivatives_of(1 / (dim + dot(eta, above)), vmf.tangent_variance(k, dim))
 
 
 def _tangent_variance_gradient(eta: Tensor) -> Tensor:
-    function, square = ("log_partition", static(eta.shape[-1]) + 2), tangent_variance(eta).square()
-    return -square.unsqueeze(-1) * (_derivative(function, eta) + _derivative(function, eta, eta))
+    above, square = static(eta.shape[-1]) + 2, tangent_variance(eta).square()
+    rise = _log_partition_gradient(eta, above) + _log_partition_gradient(eta, eta, above)
+    return -square.unsqueeze(-1) * rise
 
 
 def mean_resultant_length_derivative(eta: Tensor) -> Tensor:
@@ -398,7 +343,7 @@ def covariance_matrix(eta: Tensor) -> Tensor:
     """The second derivative of the log-partition, row by row."""
     dim = static(eta.shape[-1])
     identity = torch.eye(dim, dtype=eta.dtype, device=eta.device)
-    return _derivative(("log_partition", dim), eta.unsqueeze(-2), identity)
+    return _log_partition_gradient(eta.unsqueeze(-2), identity, dim)
 
 
 # --------------------------------------------------------------------------------------------------

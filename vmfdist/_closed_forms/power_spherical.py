@@ -182,29 +182,6 @@ class _Geometry:
         return evaluate_series(_coefficients, self.dim, name, self.p + self.p - self.one)
 
 
-@with_derivative(lambda k, dim: mean_log(k, dim))
-def log_partition(k: Tensor, dim: int) -> Tensor:
-    """Psi = -(lam log1p(slope k) + q^2 series)."""
-    g = _Geometry(k, dim)
-    return -(g.lam * g.log1p_multiple(g.slope, g.k) + g.q * g.q * g.series("partition")) - g.excess
-
-
-@with_derivative(lambda k, dim: variance_log(k, dim))
-def mean_log(k: Tensor, dim: int) -> Tensor:
-    """E log((1 + w)/2), psi(alpha) - psi(alpha + lam) = -log1p(lam/alpha) (1 + p series)."""
-    g = _Geometry(k, dim)
-    leading = torch.log1p(g.lam / g.alpha)
-    return -(leading + leading * (g.p * g.series("mean")))
-
-
-@with_derivative(lambda k, dim: _third_cumulant_log(k, dim))
-def variance_log(k: Tensor, dim: int) -> Tensor:
-    """Var log((1 + w)/2) = lam / (alpha (alpha + lam)) (1 + p series)."""
-    g = _Geometry(k, dim)
-    leading = g.lam / (g.alpha + g.lam) / g.alpha
-    return leading + leading * (g.p * g.series("variance"))
-
-
 @with_derivative(
     refuse_derivative(
         "fourth derivatives of the log normalizer of the power spherical law are not implemented: "
@@ -219,6 +196,29 @@ def _third_cumulant_log(k: Tensor, dim: int) -> Tensor:
     return leading + leading * (g.p * g.series("third"))
 
 
+@with_derivative(_third_cumulant_log)
+def variance_log(k: Tensor, dim: int) -> Tensor:
+    """Var log((1 + w)/2) = lam / (alpha (alpha + lam)) (1 + p series)."""
+    g = _Geometry(k, dim)
+    leading = g.lam / (g.alpha + g.lam) / g.alpha
+    return leading + leading * (g.p * g.series("variance"))
+
+
+@with_derivative(variance_log)
+def mean_log(k: Tensor, dim: int) -> Tensor:
+    """E log((1 + w)/2), psi(alpha) - psi(alpha + lam) = -log1p(lam/alpha) (1 + p series)."""
+    g = _Geometry(k, dim)
+    leading = torch.log1p(g.lam / g.alpha)
+    return -(leading + leading * (g.p * g.series("mean")))
+
+
+@with_derivative(mean_log)
+def log_partition(k: Tensor, dim: int) -> Tensor:
+    """Psi = -(lam log1p(slope k) + q^2 series)."""
+    g = _Geometry(k, dim)
+    return -(g.lam * g.log1p_multiple(g.slope, g.k) + g.q * g.q * g.series("partition")) - g.excess
+
+
 @with_derivative(lambda k, dim: finite(k) * variance_log(k, dim))
 def kl_to_uniform(k: Tensor, dim: int) -> Tensor:
     """k Psi' - Psi = lam log1p(bend k^2 / (1 + stretch k)) + p q^2 series."""
@@ -227,7 +227,7 @@ def kl_to_uniform(k: Tensor, dim: int) -> Tensor:
     return leading + g.p * g.q * g.q * g.series("divergence") + g.excess
 
 
-@with_derivative(lambda k, dim: variance_log(k, dim))
+@with_derivative(variance_log)
 def _mean_log_rise(k: Tensor, dim: int) -> Tensor:
     """Psi'(k) - Psi'(0), by a closed form and p q^2 series."""
     g = _Geometry(k, dim)
@@ -235,7 +235,7 @@ def _mean_log_rise(k: Tensor, dim: int) -> Tensor:
     return leading + g.p * g.q * g.q * g.series("rise")
 
 
-@with_derivative(lambda k, dim: _mean_log_rise(k, dim))
+@with_derivative(_mean_log_rise)
 def kl_from_uniform(k: Tensor, dim: int) -> Tensor:
     """Psi - k Psi'(0) = lam (tau - log1p(tau)) - q^2 series, tau = slope k."""
     g = _Geometry(k.clamp(max=stand_in(k.dtype)), dim)  # beyond, tau overflows in dimension 2
@@ -260,11 +260,11 @@ def _kl_slope_in_second(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) ->
     return change + mean * separation
 
 
-@with_derivative(
-    _kl_slope_in_first,
-    _kl_slope_in_second,
-    lambda k1, k2, separation, dim: steep(k2) * mean_cosine(k1, dim),
-)
+def _kl_slope_in_separation(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) -> Tensor:
+    return steep(k2) * mean_cosine(k1, dim)
+
+
+@with_derivative(_kl_slope_in_first, _kl_slope_in_second, _kl_slope_in_separation)
 def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, separation: Tensor, dim: int) -> Tensor:
     """From the power spherical law of k1 to the von Mises-Fisher law of k2.
 

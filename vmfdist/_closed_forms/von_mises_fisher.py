@@ -241,15 +241,50 @@ class _Geometry:
         return evaluate_series(_coefficients, self.dim, name, self.p + self.p - self.one)
 
 
-@with_derivative(lambda k, dim: mean_resultant_length(k, dim))
-def log_partition(k: Tensor, dim: float) -> Tensor:
-    """Phi = y - lam log1p(y/d) + q series, with y = s - rho."""
+@with_derivative(
+    refuse_derivative(
+        "fourth derivatives of the mean resultant length I_v/I_{v-1} (fifth derivatives of log I_v "
+        "and of log_prob, third ones of the variance) are not implemented: differentiate fewer "
+        "times"
+    )
+)
+def mean_resultant_length_third_derivative(k: Tensor, dim: float) -> Tensor:
+    """A''' = 6/rho L'^2 series, which changes sign: no leading term stands beside the series."""
+    if dim == 1:
+        square = 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)  # of the hyperbolic secant
+        return square * (4 - 6 * square)
+    if dim < _lowest_fitted():
+        return _FromNext(k, dim).third
     g = _Geometry(k, dim)
-    y = g.y
-    return y - g.lam * torch.log1p(y / g.d) + g.q * g.series("partition") + g.excess
+    leading = g.slope
+    return 6 / g.rho * leading * (leading * g.series("third"))
 
 
-@with_derivative(lambda k, dim: mean_resultant_length_derivative(k, dim))
+@with_derivative(mean_resultant_length_third_derivative)
+def mean_resultant_length_second_derivative(k: Tensor, dim: float) -> Tensor:
+    """A'' = L'' (1 + p series)."""
+    if dim == 1:
+        return -8 * torch.tanh(k) * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
+    if dim < _lowest_fitted():
+        return _FromNext(k, dim).curvature
+    g = _Geometry(k, dim)
+    leading = _leading_curvature(g.lam, g.rho, g.k, g.s, g.b)
+    return leading + leading * (g.p * g.series("curvature"))
+
+
+@with_derivative(mean_resultant_length_second_derivative)
+def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
+    """A' = L' (1 + p series), L' = (lam s + rho^2) / (s b^2); 1/d at k = 0."""
+    if dim == 1:
+        return 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
+    if dim < _lowest_fitted():
+        return _FromNext(k, dim).slope
+    g = _Geometry(k, dim)
+    leading = g.slope
+    return leading + leading * (g.p * g.series("slope"))
+
+
+@with_derivative(mean_resultant_length_derivative)
 def mean_resultant_length(k: Tensor, dim: float) -> Tensor:
     """A = L (1 + p^2 q series), where L = k/b is Amos's bound; tanh(k) in dimension 1."""
     if dim == 1:
@@ -268,47 +303,12 @@ def one_minus_mean_resultant_length(k: Tensor, dim: float) -> Tensor:
     return (g.lam + g.h) / g.b - g.k / g.b * (g.p * g.p * g.q * g.series("ratio"))
 
 
-@with_derivative(lambda k, dim: mean_resultant_length_second_derivative(k, dim))
-def mean_resultant_length_derivative(k: Tensor, dim: float) -> Tensor:
-    """A' = L' (1 + p series), L' = (lam s + rho^2) / (s b^2); 1/d at k = 0."""
-    if dim == 1:
-        return 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
-    if dim < _lowest_fitted():
-        return _FromNext(k, dim).slope
+@with_derivative(mean_resultant_length)
+def log_partition(k: Tensor, dim: float) -> Tensor:
+    """Phi = y - lam log1p(y/d) + q series, with y = s - rho."""
     g = _Geometry(k, dim)
-    leading = g.slope
-    return leading + leading * (g.p * g.series("slope"))
-
-
-@with_derivative(lambda k, dim: mean_resultant_length_third_derivative(k, dim))
-def mean_resultant_length_second_derivative(k: Tensor, dim: float) -> Tensor:
-    """A'' = L'' (1 + p series)."""
-    if dim == 1:
-        return -8 * torch.tanh(k) * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)
-    if dim < _lowest_fitted():
-        return _FromNext(k, dim).curvature
-    g = _Geometry(k, dim)
-    leading = _leading_curvature(g.lam, g.rho, g.k, g.s, g.b)
-    return leading + leading * (g.p * g.series("curvature"))
-
-
-@with_derivative(
-    refuse_derivative(
-        "fourth derivatives of the mean resultant length I_v/I_{v-1} (fifth derivatives of log I_v "
-        "and of log_prob, third ones of the variance) are not implemented: differentiate fewer "
-        "times"
-    )
-)
-def mean_resultant_length_third_derivative(k: Tensor, dim: float) -> Tensor:
-    """A''' = 6/rho L'^2 series, which changes sign: no leading term stands beside the series."""
-    if dim == 1:
-        square = 4 * torch.sigmoid(2 * k) * torch.sigmoid(-2 * k)  # of the hyperbolic secant
-        return square * (4 - 6 * square)
-    if dim < _lowest_fitted():
-        return _FromNext(k, dim).third
-    g = _Geometry(k, dim)
-    leading = g.slope
-    return 6 / g.rho * leading * (leading * g.series("third"))
+    y = g.y
+    return y - g.lam * torch.log1p(y / g.d) + g.q * g.series("partition") + g.excess
 
 
 # As d -> 1 the derivatives of A fall off like exp(-2k) at first, then like lam/k^2, and what a
@@ -379,7 +379,7 @@ def kl_to_uniform(k: Tensor, dim: float) -> Tensor:
     return leading.addcmul_(g.q, g.series("divergence")) + g.excess
 
 
-@with_derivative(lambda k, dim: one_minus_mean_resultant_length(k, dim))
+@with_derivative(one_minus_mean_resultant_length)
 def log_density_at_mode(k: Tensor, dim: float) -> Tensor:
     """k - Phi - log|S|; for k > d/2 without its terms of size k and d, which cancel.
 
@@ -491,20 +491,22 @@ def _inverse_below_dimension_two(r: Tensor, one_minus_r: Tensor, dim: float) -> 
     return torch.where(one_minus_r == 0, math.inf, k)
 
 
-@with_derivative(
-    lambda r, dim: 1 / mean_resultant_length_derivative(inverse_mean_resultant_length(r, dim), dim)
-)
+def _inverse_slope(r: Tensor, dim: float) -> Tensor:
+    return 1 / mean_resultant_length_derivative(inverse_mean_resultant_length(r, dim), dim)
+
+
+@with_derivative(_inverse_slope)
 def inverse_mean_resultant_length(r: Tensor, dim: float) -> Tensor:
     """The k with A(k) = r, for r in [0, 1]; infinite at r = 1."""
     return _inverse(r, 1 - r, dim)
 
 
-@with_derivative(
-    lambda rest, dim: (
-        -1
-        / mean_resultant_length_derivative(inverse_one_minus_mean_resultant_length(rest, dim), dim)
-    )
-)
+def _inverse_slope_in_complement(rest: Tensor, dim: float) -> Tensor:
+    k = inverse_one_minus_mean_resultant_length(rest, dim)
+    return -1 / mean_resultant_length_derivative(k, dim)
+
+
+@with_derivative(_inverse_slope_in_complement)
 def inverse_one_minus_mean_resultant_length(rest: Tensor, dim: float) -> Tensor:
     """The k with 1 - A(k) = rest, for rest in [0, 1]: accurate where A is all but 1."""
     return _inverse(1 - rest, rest, dim)

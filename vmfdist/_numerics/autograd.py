@@ -1,14 +1,16 @@
-"""What keeps torch.autograd.Function cheap, and what may be done in the mode that is active."""
+"""Functions with derivatives of their own, and what may be done in the mode that is active."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["apply", "is_recording", "is_tracked", "may_look_at"]
+__all__ = ["Differentiable", "apply", "is_recording", "is_tracked", "may_look_at"]
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -54,3 +56,103 @@ def may_look_at(x: Tensor) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._functorch.is_legacy_batchedtensor(x)  # of is_grads_batched
     )
+
+
+class Differentiable:
+    """A function of one to four tensors, which broadcast, and a constant, with its own derivative.
+
+    Its Jacobian in each tensor is symmetric, so that one rule serves both modes, and it treats
+    leading axes alike. The constant is hashable, not a tensor: a dimension, or a law of which the
+    tensors are the parameters.
+    """
+
+    def __init__(self, name: str) -> None:
+        # A node of a graph has the name of its class.
+        self._traced: type[torch.autograd.Function] = type(name, (_Traced,), {})
+        self._eager: type[torch.autograd.Function] = type(name, (_Eager,), {})
+
+    def value(self, tensors: Sequence[Tensor], constant: Any) -> Tensor:
+        """The value at tensors of one shape."""
+        raise NotImplementedError
+
+    def along(
+        self, i: int, change: Tensor, tensors: Sequence[Tensor], constant: Any
+    ) -> Tensor | None:
+        """The change of the value with that of the i-th tensor; None where it is 0 for good."""
+        raise NotImplementedError
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        tensors: Sequence[Any]
+        *tensors, constant = arguments
+        if len(tensors) > 1 and any(x.shape != tensors[0].shape for x in tensors):
+            tensors = torch.broadcast_tensors(*tensors)
+        if torch.compiler.is_compiling():
+            if torch.is_grad_enabled():
+                return self._traced.apply(self, constant, *tensors, *(None,) * (4 - len(tensors)))
+        elif is_recording():
+            return apply(self._eager, self, constant, *tensors)
+        return self.value(tensors, constant)
+
+
+class _Traced(torch.autograd.Function):
+    """For Dynamo, which refuses a jvp, and does not bind ``*args`` of a forward in a backward."""
+
+    @staticmethod
+    def forward(
+        function: Differentiable, constant: Any, x1: Any, x2: Any, x3: Any, x4: Any
+    ) -> Tensor:
+        tensors = [x for x in (x1, x2, x3, x4) if x is not None]
+        with torch.no_grad():  # as in eager mode; Dynamo would record what is within
+            return function.value(tensors, constant)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        # No derivative of what is 0: times an infinite one it would be NaN.
+        ctx.set_materialize_grads(False)
+        ctx.function, ctx.constant, *tensors = inputs
+        tensors = [x for x in tensors if x is not None]
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        grads: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        if grad is not None:
+            tensors = ctx.saved_tensors
+            for i in range(len(tensors)):
+                if ctx.needs_input_grad[2 + i]:
+                    grads[2 + i] = ctx.function.along(i, grad, tensors, ctx.constant)
+        return tuple(grads)
+
+
+class _Eager(_Traced):
+    """With what torch.func needs. The rule of vmap is static since leading axes are all alike."""
+
+    @staticmethod
+    def forward(function: Differentiable, constant: Any, *tensors: Tensor) -> Tensor:
+        return function.value(tensors, constant)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> Tensor:
+        tensors = ctx.saved_tensors
+        changes = [
+            ctx.function.along(i, tangent, tensors, ctx.constant)
+            for i, tangent in enumerate(tangents)
+            if tangent is not None
+        ]
+        terms = [change for change in changes if change is not None]
+        return functools.reduce(torch.add, terms) if terms else torch.zeros_like(tensors[0])
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        function: Differentiable,
+        constant: Any,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, int]:
+        leading = (
+            x.unsqueeze(0) if axis is None else x.movedim(axis, 0)
+            for x, axis in zip(tensors, in_dims[2:], strict=True)
+        )
+        return function(*leading, constant), 0

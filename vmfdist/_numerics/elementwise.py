@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
 
-from vmfdist._numerics.autograd import apply, is_recording
+from vmfdist._numerics.autograd import Differentiable
 from vmfdist._numerics.chebyshev import clenshaw, horner, powers
 from vmfdist._numerics.constants import cached_constant, holds_numbers, in_no_mode, once
 
@@ -22,6 +22,8 @@ __all__ = [
     "with_derivative",
 ]
 
+P = ParamSpec("P")
+
 # On the CPU in eager mode a large tensor goes through in blocks that stay in the cache, since a
 # series takes dozens of passes over its memory. From half to twice this size times are alike, at an
 # eighth or eight times they are up to three times as long (tests/benchmarks/blocks.py).
@@ -32,7 +34,7 @@ _BLOCK = 1 << 15
 Formula = Callable[..., Tensor]
 
 
-def _in_blocks(function: Formula, tensors: tuple[Tensor, ...], constant: Any) -> Tensor:
+def _in_blocks(function: Formula, tensors: Sequence[Tensor], constant: Any) -> Tensor:
     x = tensors[0]
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() <= 2 * _BLOCK:
         return function(*tensors, constant)
@@ -43,86 +45,38 @@ def _in_blocks(function: Formula, tensors: tuple[Tensor, ...], constant: Any) ->
     return result
 
 
-def with_derivative(*partial_derivatives: Formula | None) -> Callable[[Formula], Formula]:
-    """Makes an elementwise formula of one to three tensors a differentiable function of them.
+class _Formula(Differentiable):
+    """An elementwise formula; a partial derivative of None is 0."""
+
+    def __init__(
+        self, partial_derivatives: tuple[Formula | None, ...], formula: Callable[..., Tensor]
+    ) -> None:
+        super().__init__(formula.__name__)
+        self._formula, self._partial_derivatives = formula, partial_derivatives
+        functools.update_wrapper(self, formula)
+
+    def __reduce__(self) -> str:
+        return self._formula.__qualname__  # a copy, or what is pickled, is the formula of that name
+
+    def value(self, tensors: Sequence[Tensor], constant: Any) -> Tensor:
+        return _in_blocks(self._formula, tensors, constant)
+
+    def along(
+        self, i: int, change: Tensor, tensors: Sequence[Tensor], constant: Any
+    ) -> Tensor | None:
+        partial = self._partial_derivatives[i]
+        return None if partial is None else change * partial(*tensors, constant)
+
+
+def with_derivative(
+    *partial_derivatives: Formula | None,
+) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
+    """Makes an elementwise formula of one to four tensors a differentiable function of them.
 
     A partial derivative of None is 0, and ends the chain there.
-
-    Dynamo refuses an autograd.Function with a jvp, which torch.func needs: hence two, one of them
-    for tracing. Nor does it bind ``*args`` of a forward within a backward: hence y and z, which may
-    be None. The rule for vmap is static since the formula works element by element.
     """
-    count = len(partial_derivatives)
-
-    def slots(*tensors: Tensor) -> tuple[Any, ...]:  # None where there is no such tensor
-        if count > 1:
-            tensors = torch.broadcast_tensors(*tensors)
-        return (*tensors, *(None,) * (3 - count))
-
-    def decorate(value: Formula) -> Formula:
-        class Traced(torch.autograd.Function):
-            @staticmethod
-            def forward(constant: Any, x: Any, y: Any, z: Any) -> Tensor:
-                with torch.no_grad():  # as in eager mode; Dynamo would record what is within
-                    return _in_blocks(value, (x, y, z)[:count], constant)
-
-            @staticmethod
-            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-                # No derivative of what is 0: times an infinite one it would be NaN.
-                ctx.set_materialize_grads(False)
-                ctx.constant, x, y, z = inputs
-                ctx.save_for_backward(*(x, y, z)[:count])
-                ctx.save_for_forward(*(x, y, z)[:count])
-
-            @staticmethod
-            def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-                grads: list[Tensor | None] = [None, None, None, None]
-                if grad is None:
-                    return tuple(grads)
-                for i, partial in enumerate(partial_derivatives, start=1):
-                    if ctx.needs_input_grad[i] and partial is not None:
-                        grads[i] = grad * partial(*ctx.saved_tensors, ctx.constant)
-                return tuple(grads)
-
-        class Eager(Traced):
-            @staticmethod
-            def forward(constant: Any, x: Any, y: Any, z: Any) -> Tensor:
-                return _in_blocks(value, (x, y, z)[:count], constant)
-
-            @staticmethod
-            def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
-                terms = [
-                    tangent * partial(*ctx.saved_tensors, ctx.constant)
-                    for partial, tangent in zip(partial_derivatives, tangents, strict=False)
-                    if tangent is not None and partial is not None
-                ]
-                zero = torch.zeros_like(ctx.saved_tensors[0])
-                return functools.reduce(torch.add, terms) if terms else zero
-
-            @staticmethod
-            def vmap(
-                info: Any, in_dims: tuple[int | None, ...], constant: Any, *tensors: Any
-            ) -> tuple[Tensor, int]:
-                leading = (
-                    tensor.unsqueeze(0) if axis is None else tensor.movedim(axis, 0)
-                    for tensor, axis in zip(tensors[:count], in_dims[1:], strict=False)
-                )
-                return Eager.apply(constant, *slots(*leading)), 0
-
-        @functools.wraps(value)
-        def function(*arguments: Any) -> Tensor:
-            *tensors, constant = arguments
-            x, y, z = slots(*tensors)
-            if torch.compiler.is_compiling():
-                if torch.is_grad_enabled():
-                    return Traced.apply(constant, x, y, z)
-            elif is_recording():
-                return apply(Eager, constant, x, y, z)
-            return _in_blocks(value, (x, y, z)[:count], constant)
-
-        return function
-
-    return decorate
+    decorate: Any = functools.partial(_Formula, partial_derivatives)
+    return decorate  # to something with the signature of the formula
 
 
 def refuse_derivative(message: str) -> Formula:
