@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vmfdist._numerics.autograd import Differentiable
+from vmfdist._numerics.blocks import blocks, go_in_blocks
 from vmfdist._numerics.chebyshev import clenshaw, horner, powers
 from vmfdist._numerics.constants import cached_constant, holds_numbers, in_no_mode, once
 
@@ -34,17 +35,6 @@ _BLOCK = 1 << 15
 Formula = Callable[..., Tensor]
 
 
-def _in_blocks(function: Formula, tensors: Sequence[Tensor], constant: Any) -> Tensor:
-    x = tensors[0]
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() <= 2 * _BLOCK:
-        return function(*tensors, constant)
-    result = torch.empty_like(x, memory_format=torch.contiguous_format)
-    blocks = zip(*(t.reshape(-1).split(_BLOCK) for t in (*tensors, result)), strict=True)
-    for *block, out in blocks:
-        out.copy_(function(*block, constant))
-    return result
-
-
 class _Formula(Differentiable):
     """An elementwise formula; a partial derivative of None is 0."""
 
@@ -59,7 +49,12 @@ class _Formula(Differentiable):
         return self._formula.__qualname__  # a copy, or what is pickled, is the formula of that name
 
     def value(self, tensors: Sequence[Tensor], constant: Any) -> Tensor:
-        return _in_blocks(self._formula, tensors, constant)
+        if not go_in_blocks(tensors[0], 2 * _BLOCK):
+            return self._formula(*tensors, constant)
+        result = torch.empty_like(tensors[0], memory_format=torch.contiguous_format)
+        for *block, out in blocks(_BLOCK, *tensors, result):
+            out.copy_(self._formula(*block, constant))
+        return result
 
     def along(
         self, i: int, change: Tensor, tensors: Sequence[Tensor], constant: Any

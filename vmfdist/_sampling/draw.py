@@ -15,14 +15,13 @@ normal independent of the direction of the rest, so it is mapped to the cosine
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vmfdist._numerics.autograd import apply, is_recording, may_look_at
+from vmfdist._numerics.blocks import go_in_blocks, in_blocks
 from vmfdist._numerics.constants import static
 from vmfdist._numerics.rows import dot, expanded, norm
 from vmfdist._sampling.noise_to_cosine import Transport
@@ -44,43 +43,6 @@ _BLOCK_ROWS, _BLOCK_NUMBERS = 1 << 14, 1 << 18
 _Rows = tuple[Tensor, ...]  # tensors with a number for each row
 
 
-def _goes_in_blocks(x: Tensor, rows: int) -> bool:
-    return (
-        not torch.compiler.is_compiling()  # where the number of rows is not known
-        and x.numel() > rows * x.shape[-1]
-        and x.device.type == "cpu"
-        and not torch._C._functorch.is_legacy_batchedtensor(x)  # of is_grads_batched
-    )
-
-
-def _in_blocks(function: Callable[..., _Rows], rows: int, *tensors: Tensor) -> _Rows:
-    """The function of tensors whose leading axes broadcast, in blocks of at most so many rows.
-
-    The first tensor has the full shape (..., d), the others have size 1 along axes that they share.
-    """
-    if not _goes_in_blocks(tensors[0], rows):
-        return function(*tensors)
-    shape = tensors[0].shape[:-1]
-    parts = [function(*block) for block in _blocks(rows, tensors)]
-    return tuple(
-        torch.cat([x.reshape(-1) for x in xs]).view(shape) for xs in zip(*parts, strict=True)
-    )
-
-
-def _blocks(rows: int, tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
-    full = tensors[0]
-    size = full.shape[:-1].numel()
-    if size <= rows:
-        yield tensors
-    elif len(full) == 1:
-        yield from _blocks(rows, tuple(tensor[0] for tensor in tensors))
-    else:
-        step = max(1, rows * len(full) // size)
-        parts = (tensor.split(step) if len(tensor) > 1 else repeat(tensor) for tensor in tensors)
-        for part in zip(*parts, strict=False):
-            yield from _blocks(rows, part)
-
-
 def _cached_rows(dim: int) -> int:
     return max(1, static(_BLOCK_NUMBERS) // dim)
 
@@ -99,16 +61,16 @@ def _lift(
     rows = _cached_rows(dim)
 
     def lift(x: Tensor, loc: Tensor, concentration: Tensor) -> _Rows:
-        zeta, lean, squared, length = _in_blocks(_split_off_tangent, rows, x, loc)
+        zeta, lean, squared, length = in_blocks(_split_off_tangent, rows, x, loc, event_dim=1)
         t, rate = transport(zeta, concentration, dim)
         cosine = 1.0 - t
         scale = (cosine + 1.0).mul_(t).div_(squared).sqrt_()  # 1 + w = 2 - t is exact
         along = torch.addcmul(cosine, scale, lean, value=-1.0).div_(length)
-        _in_blocks(_combine, rows, x, scale, along, loc)
+        in_blocks(_combine, rows, x, scale, along, loc, event_dim=1)
         return cosine, rate
 
     tensors = x, _aligned(loc, rank), _aligned(concentration, rank - 1)
-    cosine, rate = _in_blocks(lift, _BLOCK_ROWS, *tensors)
+    cosine, rate = in_blocks(lift, _BLOCK_ROWS, *tensors, event_dim=1)
     return x, cosine, rate
 
 
@@ -324,7 +286,7 @@ def _pull_back(
     own = loc.shape == grad.shape  # a loc for each row
     tensors = [grad, *(_aligned(y, r) for y, r in ((x, rank), (cosine, rank - 1)))]
     tensors += [_aligned(rate, rank - 1), _aligned(loc, rank)]
-    if not _goes_in_blocks(grad, rows):
+    if not go_in_blocks(grad, rows, event_dim=1):
         by_loc, by_concentration = _pull_back_rows(of, *tensors)
         if by_loc is not None and not own:
             by_loc = by_loc.sum_to_size(tensors[-1].shape).view(loc.shape)
@@ -341,7 +303,7 @@ def _pull_back(
             out += by_loc.sum_to_size(out.shape)
         return () if by_concentration is None else (by_concentration,)
 
-    found = _in_blocks(block, rows, *tensors)
+    found = in_blocks(block, rows, *tensors, event_dim=1)
     return grad_loc, found[0] if found else None
 
 

@@ -14,14 +14,15 @@ concentrations. tests/test_quadrature.py shows what the constants do.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vmfdist._closed_forms import sphere
+from vmfdist._numerics.blocks import in_blocks
 from vmfdist._numerics.constants import cached_tensor, fixed, pi, static
 from vmfdist._sampling.tilt import Path, Tilt
 
@@ -112,8 +113,8 @@ def refine(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt, u: Tensor, effort: Eff
     """
     mean = tilt.mean_statistic(k, dim)
     tensors = torch.broadcast_tensors(zeta, u, k, _log_scale(k, dim, tilt), mean)
-    steps = _in_blocks(lambda *block: _refine(dim, tilt, effort, *block), effort, tensors)
-    return Quantile(*steps)
+    step, rows = functools.partial(_refine, dim, tilt, effort), _rows(effort, zeta)
+    return Quantile(*in_blocks(step, rows, *tensors, everywhere=True))
 
 
 def probability(t: Tensor, rest: Tensor, k: Tensor, dim: int, tilt: Tilt) -> Probability:
@@ -122,7 +123,8 @@ def probability(t: Tensor, rest: Tensor, k: Tensor, dim: int, tilt: Tilt) -> Pro
     For float64 tensors of shape (n,), t and rest = 2 - t at least 1e-300.
     """
     tensors = t, rest, k, _log_scale(k, dim, tilt), tilt.mean_statistic(k, dim)
-    return Probability(*_in_blocks(lambda *block: _probability(dim, tilt, *block), FINE, tensors))
+    tails, rows = functools.partial(_probability, dim, tilt), _rows(FINE, t)
+    return Probability(*in_blocks(tails, rows, *tensors, everywhere=True))
 
 
 def _log_scale(k: Tensor, dim: int, tilt: Tilt) -> Tensor:
@@ -130,18 +132,9 @@ def _log_scale(k: Tensor, dim: int, tilt: Tilt) -> Tensor:
     return tilt.log_density_at_mode(k, dim) + sphere.log_sphere_area(dim - 1)
 
 
-def _in_blocks(
-    function: Callable[..., tuple[Tensor, ...]], effort: Effort, tensors: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    if torch.compiler.is_compiling():  # where the number of rows is not known
-        return function(*tensors)
+def _rows(effort: Effort, like: Tensor) -> int:
     rows = _BLOCK_BYTES // (effort.nodes * effort.dtype.itemsize)
-    rows *= 1 if tensors[0].device.type == "cpu" else 64  # elsewhere, to bound the memory
-    if len(tensors[0]) <= rows:
-        return function(*tensors)
-    blocks = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
-    parts = zip(*(function(*block) for block in blocks), strict=True)
-    return tuple(torch.cat(part) for part in parts)
+    return rows * (1 if like.device.type == "cpu" else 64)  # elsewhere, to bound the memory
 
 
 def _refine(
