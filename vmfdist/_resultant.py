@@ -27,13 +27,6 @@ from torch import Tensor
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.natural import polar
 
-__all__ = [
-    "Resultant",
-    "concentration",
-    "marginal_concentration",
-    "resultant",
-]
-
 # Samples are converted to float64 in blocks of this many numbers: no copy of large data.
 _BLOCK_NUMBERS = 1 << 20
 

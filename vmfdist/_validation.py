@@ -14,29 +14,6 @@ from torch import Tensor
 
 from vmfdist._numerics.rows import norm
 
-__all__ = [
-    "broadcast_shapes",
-    "check_dim",
-    "check_nonnegative",
-    "check_on_sphere",
-    "check_same_sphere",
-    "check_samples",
-    "check_vector",
-    "check_weights",
-    "expanded_shape",
-    "fitting",
-    "require",
-    "require_dense",
-    "require_dtype",
-    "require_float",
-    "require_held",
-    "require_number",
-    "require_unit",
-    "set_validation",
-    "unit_tolerance",
-    "validate_value",
-]
-
 
 def require(message: str, x: Tensor, allowed: Callable[[float], bool], noun: str = "value") -> None:
     """Raises ValueError unless all of ``x`` is allowed, as the numbers of an interval are.

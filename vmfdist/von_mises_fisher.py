@@ -13,6 +13,7 @@ from torch.types import _size
 from vmfdist import _resultant
 from vmfdist._closed_forms import natural, sphere
 from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._numerics.autograd import is_tracked
 from vmfdist._numerics.infinity import finite
 from vmfdist._numerics.rows import expanded
 from vmfdist._sampling.draw import draw
@@ -269,7 +270,7 @@ class VonMisesFisher(RotationallySymmetric):
     def _tracked(self) -> Tensor | None:
         """The natural parameter, where the law is one of it and may be differentiated in it."""
         vector = self._natural
-        return vector if vector is not None and natural.is_tracked(vector) else None
+        return vector if vector is not None and is_tracked(vector) else None
 
     def _natural_parameter(self) -> Tensor:
         if self._natural is not None:
@@ -409,7 +410,7 @@ class VonMisesFisher(RotationallySymmetric):
         eta1, eta2 = (law._natural_parameter().to(dtype) for law in (self, other))
         largest = torch.finfo(dtype).max
         vector = (eta1 + eta2).clamp(-largest, largest)
-        if any(natural.is_tracked(x) for x in (loc1, given1, loc2, given2)):
+        if any(is_tracked(x) for x in (loc1, given1, loc2, given2)):
             # Those are the values; the derivatives are those in the natural parameters.
             factors = (
                 (loc1, k1) if self._natural is None else (eta1,),

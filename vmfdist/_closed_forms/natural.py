@@ -44,27 +44,6 @@ from vmfdist._numerics.elementwise import as_tensors, with_derivative
 from vmfdist._numerics.infinity import finite
 from vmfdist._numerics.rows import dot
 
-__all__ = [
-    "attached",
-    "carried",
-    "covariance_matrix",
-    "is_tracked",
-    "kl_to_another",
-    "kl_to_uniform",
-    "log_density",
-    "log_normalizer_of_product",
-    "log_partition",
-    "mean",
-    "mean_difference",
-    "mean_resultant_length_derivative",
-    "polar",
-    "tangent_variance",
-    "turned",
-    "variance",
-    "with_derivatives_of",
-]
-
-
 # --------------------------------------------------------------------------------------------------
 # A value in one form, its derivatives in another
 # --------------------------------------------------------------------------------------------------

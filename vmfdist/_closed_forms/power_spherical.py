@@ -48,21 +48,6 @@ from vmfdist._numerics.elementwise import (
 from vmfdist._numerics.gamma_in_decimals import log_gamma, polygamma
 from vmfdist._numerics.infinity import finite, slope_to_point_mass, stand_in, steep, with_point_mass
 
-__all__ = [
-    "cosine_entropy",
-    "cosine_variance",
-    "kl_from_uniform",
-    "kl_to_uniform",
-    "kl_to_von_mises_fisher",
-    "log_partition",
-    "log_tilt",
-    "mean_cosine",
-    "mean_log",
-    "one_minus_mean_cosine",
-    "tangent_variance",
-    "variance_log",
-]
-
 
 def _series_length(dim: int) -> int:
     """Chebyshev nodes that leave every series below at rounding; the least even number of them."""

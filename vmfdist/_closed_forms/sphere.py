@@ -12,8 +12,6 @@ from vmfdist._numerics.constants import cached_constant
 from vmfdist._numerics.decimals import PI, working_precision
 from vmfdist._numerics.gamma_in_decimals import log_gamma
 
-__all__ = ["log_sphere_area", "stirling_remainder"]
-
 
 @cached_constant(maxsize=1024)
 @working_precision()

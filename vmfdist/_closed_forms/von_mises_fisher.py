@@ -59,24 +59,6 @@ from vmfdist._numerics.elementwise import (
 from vmfdist._numerics.gamma_in_decimals import log_gamma, polygamma
 from vmfdist._numerics.infinity import finite, slope_to_point_mass, steep
 
-__all__ = [
-    "inverse_mean_resultant_length",
-    "inverse_one_minus_mean_resultant_length",
-    "kl_to_another",
-    "kl_to_uniform",
-    "log_bessel",
-    "log_bessel_scaled",
-    "log_density_at_mode",
-    "log_partition",
-    "mean_resultant_length",
-    "mean_resultant_length_derivative",
-    "mean_resultant_length_difference",
-    "mean_resultant_length_second_derivative",
-    "mean_resultant_length_third_derivative",
-    "one_minus_mean_resultant_length",
-    "tangent_variance",
-]
-
 # --------------------------------------------------------------------------------------------------
 # Constants of a dimension
 # --------------------------------------------------------------------------------------------------

@@ -17,8 +17,6 @@ from torch import Tensor
 from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.quadrature import Probability, Quantile
 
-__all__ = ["Family"]
-
 
 class Family(ABC):
     """A family of laws; its functions work element by element, in float32 and float64.

@@ -14,8 +14,6 @@ from vmfdist._numerics.infinity import finite
 from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.tilt import Mode, Path, Slopes
 
-__all__ = ["POWER_SPHERICAL"]
-
 
 class _PowerSpherical(Tilted):
     mean_cosine = staticmethod(ps.mean_cosine)

@@ -17,8 +17,6 @@ from vmfdist._numerics.elementwise import with_derivative
 from vmfdist._sampling.quadrature import Quantile
 from vmfdist._sampling.tilt import cosine_ends
 
-__all__ = ["Asked", "Question", "above", "below", "one_minus_draw", "quantile"]
-
 _Law = tuple[Family, int]  # and the dimension
 
 

@@ -17,8 +17,6 @@ from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.quadrature import FINE, Probability, Quantile
 from vmfdist._sampling.tilt import Tilt, cosine_ends
 
-__all__ = ["Tilted", "refuse_second_derivative"]
-
 refuse_second_derivative = refuse_derivative(
     "second derivatives in the concentration of a probability, quantile or draw of the cosine are "
     "not implemented: differentiate log_prob, or once only"

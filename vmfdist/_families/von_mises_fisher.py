@@ -13,8 +13,6 @@ from vmfdist._numerics.infinity import finite, is_finite_throughout, steep, with
 from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.tilt import Mode, Path
 
-__all__ = ["VON_MISES_FISHER"]
-
 
 class _VonMisesFisher(Tilted):
     mean_cosine = staticmethod(vmf.mean_resultant_length)

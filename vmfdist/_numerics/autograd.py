@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Differentiable", "apply", "is_recording", "is_tracked", "may_look_at"]
-
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """``function.apply(*arguments)``, for all arguments of its forward.

@@ -28,8 +28,6 @@ from fractions import Fraction
 
 from vmfdist._numerics.decimals import working_precision
 
-__all__ = ["log_partition_and_ratio"]
-
 # The fewest terms, and the lowest even order for them, that leave no error above 1.5e-38.
 _TERMS = 28
 _LOWEST_ORDER = 64

@@ -8,8 +8,6 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-__all__ = ["blocks", "go_in_blocks", "in_blocks"]
-
 
 def go_in_blocks(x: Tensor, rows: int, event_dim: int = 0, *, everywhere: bool = False) -> bool:
     """Whether x has more than so many rows and they are taken apart: on the CPU, or everywhere."""

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from vmfdist._numerics.decimals import DIGITS, PI, working_precision
 
-__all__ = ["clenshaw", "divided_differences", "fit", "horner", "powers", "truncate"]
-
 
 @functools.lru_cache(maxsize=16)
 @working_precision()

@@ -49,8 +49,6 @@ from torch.autograd import forward_ad
 from vmfdist._numerics.autograd import apply, is_recording, is_tracked, may_look_at
 from vmfdist._numerics.rows import dot
 
-__all__ = ["inner_product", "squared_chord"]
-
 # Slices but the last are multiples of these powers of 1/2.
 _BITS = {torch.float64: (24, 47), torch.float32: (10,)}
 

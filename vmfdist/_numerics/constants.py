@@ -18,17 +18,6 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = [
-    "cached_constant",
-    "cached_tensor",
-    "fixed",
-    "holds_numbers",
-    "in_no_mode",
-    "once",
-    "pi",
-    "static",
-]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

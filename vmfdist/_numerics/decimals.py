@@ -20,8 +20,6 @@ from decimal import (
     localcontext,
 )
 
-__all__ = ["DIGITS", "PI", "working_precision"]
-
 #: Working precision, in decimal digits, of everything that is fitted.
 DIGITS = 60
 

@@ -14,15 +14,6 @@ from vmfdist._numerics.blocks import blocks, go_in_blocks
 from vmfdist._numerics.chebyshev import clenshaw, horner, powers
 from vmfdist._numerics.constants import cached_constant, holds_numbers, in_no_mode, once
 
-__all__ = [
-    "Formula",
-    "as_tensors",
-    "evaluate_series",
-    "minus_log1p",
-    "refuse_derivative",
-    "with_derivative",
-]
-
 P = ParamSpec("P")
 
 # On the CPU in eager mode a large tensor goes through in blocks that stay in the cache, since a

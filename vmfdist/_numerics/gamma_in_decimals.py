@@ -15,8 +15,6 @@ from fractions import Fraction
 
 from vmfdist._numerics.decimals import PI, working_precision
 
-__all__ = ["log_gamma", "polygamma"]
-
 # The fewest terms, at that argument, whose error is below that of rounding.
 _TERMS = 19
 _LOWEST = 64

@@ -22,17 +22,6 @@ from torch import Tensor
 
 from vmfdist._numerics.autograd import may_look_at
 
-__all__ = [
-    "finite",
-    "is_finite_throughout",
-    "outside",
-    "slope_to_point_mass",
-    "stand_in",
-    "standard_deviation",
-    "steep",
-    "with_point_mass",
-]
-
 
 def stand_in(dtype: torch.dtype) -> float:
     """A quarter of the largest number: may be multiplied by 0 or 3, or have a dimension added."""

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from vmfdist._numerics.chebyshev import horner
 
-__all__ = ["Grid", "evaluate", "fit"]
-
 
 class Grid(NamedTuple):
     """The cells along each axis, and the number of coefficients for each variable in each."""

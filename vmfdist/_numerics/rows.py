@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["dot", "expanded", "norm"]
-
 
 def _is_narrow(x: Tensor) -> bool:
     """Whether products of columns cost less than a reduction along so short an axis.

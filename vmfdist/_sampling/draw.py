@@ -26,8 +26,6 @@ from vmfdist._numerics.constants import static
 from vmfdist._numerics.rows import dot, expanded, norm
 from vmfdist._sampling.noise_to_cosine import Transport
 
-__all__ = ["draw", "draw_uniform"]
-
 # On the CPU in eager mode a look at the rows tells whether the cheap way to split the noise serves.
 # Up to this dimension it forms the tangent part, which may be as short as rounding lets it be.
 # Above, it has its squared length from |noise|^2 - zeta^2, which must keep its digits: normal

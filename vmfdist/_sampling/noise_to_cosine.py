@@ -46,8 +46,6 @@ from vmfdist._numerics.rows import expanded
 from vmfdist._sampling.quadrature import COARSE, FINE, SINGLE, refine, solve
 from vmfdist._sampling.tilt import Tilt
 
-__all__ = ["CosineDraw", "Transport", "transport"]
-
 
 class CosineDraw(NamedTuple):
     """A cosine w as drawn, and how it moves with the concentration."""

@@ -26,18 +26,6 @@ from vmfdist._numerics.blocks import in_blocks
 from vmfdist._numerics.constants import cached_tensor, fixed, pi, static
 from vmfdist._sampling.tilt import Path, Tilt
 
-__all__ = [
-    "COARSE",
-    "FINE",
-    "SINGLE",
-    "Effort",
-    "Probability",
-    "Quantile",
-    "probability",
-    "refine",
-    "solve",
-]
-
 _BLOCK_BYTES = 1_600_000  # of a number at each node of a block of rows: these stay in the cache
 
 

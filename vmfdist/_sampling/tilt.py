@@ -23,8 +23,6 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Mode", "Path", "Slopes", "Tilt", "cosine_ends"]
-
 
 class Mode(NamedTuple):
     """Of the density of u: where it is, and the expansion of its logarithm there."""

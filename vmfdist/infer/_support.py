@@ -6,8 +6,6 @@ from typing import Any
 
 from pyro.distributions import constraints
 
-__all__ = ["is_spherical"]
-
 
 def is_spherical(law: Any) -> bool:
     """Whether draws of the law are unit vectors, or arrays of them."""
