@@ -26,9 +26,15 @@ from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.natural import polar
+from vmfdist._numerics.chords import are_crossed, inner_product, squared_chord
 
 # Samples are converted to float64 in blocks of this many numbers: no copy of large data.
 _BLOCK_NUMBERS = 1 << 20
+
+
+# Concentrations for which chords in float64 have to be accurate: the spread of float32 samples is
+# at least of the size of their rounding, about 2^-46, and needs seven digits.
+_HIGHEST = {torch.float32: 2.0**24, torch.float64: 2.0**52}
 
 
 class Resultant(NamedTuple):
@@ -51,6 +57,8 @@ def resultant(samples: Tensor, weights: Tensor | None = None) -> Resultant:
     """The resultant of samples of shape (..., n, d) with weights of shape (..., n)."""
     if weights is None:
         weights = samples.new_ones(samples.shape[-2])
+    elif weights.dim() > 1 and are_crossed(weights.unsqueeze(-2), samples.mT):
+        return _of_many_weightings(samples, weights.double())
     shape = torch.broadcast_shapes(samples.shape[:-1], weights.shape)
     weights = weights.expand(shape).double()
     samples = samples.expand(*shape, samples.shape[-1])
@@ -73,6 +81,25 @@ def resultant(samples: Tensor, weights: Tensor | None = None) -> Resultant:
     shift = first / divisor.unsqueeze(-1)
     mean = torch.where(empty.unsqueeze(-1), 0.0, origin.squeeze(-2) + shift)
     spread = (second / divisor - shift.square().sum(-1)).clamp(min=0)
+    direction, length = polar(mean)
+    short = length < 0.5
+    complement = torch.where(short, 1 - length, spread / (1 + length))
+    return Resultant(direction, torch.where(short, length, 1 - complement), complement, total)
+
+
+def _of_many_weightings(samples: Tensor, weights: Tensor) -> Resultant:
+    """The same by matrix products, where weightings have axes that the samples do not have.
+
+    About the mean, which is off by rounding, the spread is larger by the square of that.
+    """
+    total = weights.sum(-1)
+    empty = total <= 0
+    divisor = torch.where(empty, 1.0, total)
+    mean = inner_product(weights.unsqueeze(-2), samples.mT) / divisor.unsqueeze(-1)
+    mean = torch.where(empty.unsqueeze(-1), 0.0, mean)
+    k = weights.new_full((), _HIGHEST[samples.dtype])
+    squared = squared_chord(samples, mean.unsqueeze(-2), k)
+    spread = (weights * squared).sum(-1) / divisor
     direction, length = polar(mean)
     short = length < 0.5
     complement = torch.where(short, 1 - length, spread / (1 + length))

@@ -38,6 +38,7 @@ from torch.distributions import register_kl
 from vmfdist._closed_forms import natural
 from vmfdist._closed_forms import power_spherical as ps
 from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._numerics.chords import inner_product, squared_chord
 from vmfdist._numerics.rows import expanded
 from vmfdist._validation import broadcast_shapes, check_same_sphere
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
@@ -56,9 +57,11 @@ def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
     return p.dim, broadcast_shapes(p.batch_shape, q.batch_shape)
 
 
-def _separation(p: VonMisesFisher | PowerSpherical, q: VonMisesFisher) -> Tensor:
-    """1 - <mu_1, mu_2>, without cancellation."""
-    return (p.loc - q.loc).square().sum(-1) / 2
+def _given(p: RotationallySymmetric, q: RotationallySymmetric) -> tuple[Tensor, Tensor, Tensor]:
+    """Both concentrations and 1 - <mu_1, mu_2>, in one dtype."""
+    (loc1, k1), (loc2, k2) = p._given, q._given
+    dtype = torch.promote_types(k1.dtype, k2.dtype)
+    return k1.to(dtype), k2.to(dtype), squared_chord(loc1, loc2, k2) / 2
 
 
 @register_kl(RotationallySymmetric, HypersphericalUniform)
@@ -81,25 +84,22 @@ def _kl_uniform_uniform(p: HypersphericalUniform, q: HypersphericalUniform) -> T
 
 @register_kl(VonMisesFisher, VonMisesFisher)
 def _kl_von_mises_fisher_von_mises_fisher(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
-    dim, _ = _common(p, q)
-    dtype = torch.promote_types(p.concentration.dtype, q.concentration.dtype)
-    k1, k2 = p.concentration.to(dtype), q.concentration.to(dtype)
-    result = vmf.kl_to_another(k1, k2, _separation(p, q), dim)
-    if p._tracked is None and q._tracked is None:
-        return result
-    v1, v2 = p._natural_parameter().to(dtype), q._natural_parameter().to(dtype)
-    return natural.kl_to_another(result, v1, v2)
+    dim, shape = _common(p, q)
+    result = vmf.kl_to_another(*_given(p, q), dim)
+    if p._tracked is not None or q._tracked is not None:
+        eta1, eta2 = (law._natural_parameter().to(result.dtype) for law in (p, q))
+        result = natural.kl_to_another(result, eta1, eta2)
+    return expanded(result, shape)
 
 
 @register_kl(PowerSpherical, VonMisesFisher)
 def _kl_power_spherical_von_mises_fisher(p: PowerSpherical, q: VonMisesFisher) -> Tensor:
-    dim, _ = _common(p, q)
-    dtype = torch.promote_types(p.concentration.dtype, q.concentration.dtype)
-    k1, k2 = p.concentration.to(dtype), q.concentration.to(dtype)
-    result, vector = ps.kl_to_von_mises_fisher(k1, k2, _separation(p, q), dim), q._tracked
-    if vector is None:
-        return result
-    vector = vector.to(dtype)
-    partition = natural.log_partition(torch.zeros_like(k2), vector)  # its derivatives
-    form = ps.kl_to_uniform(k1, dim) + partition - (p.mean * vector).sum(-1)
-    return natural.with_derivatives_of(form, result)
+    dim, shape = _common(p, q)
+    k1, k2, separation = _given(p, q)
+    result, vector = ps.kl_to_von_mises_fisher(k1, k2, separation, dim), q._tracked
+    if vector is not None:
+        vector = vector.to(result.dtype)
+        partition = natural.log_partition(torch.zeros_like(k2), vector)  # its derivatives
+        form = ps.kl_to_uniform(k1, dim) + partition - inner_product(p._mean(), vector)
+        result = natural.with_derivatives_of(form, result)
+    return expanded(result, shape)

@@ -39,6 +39,7 @@ from torch import Tensor
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.autograd import Differentiable, is_tracked
 from vmfdist._numerics.chebyshev import horner
+from vmfdist._numerics.chords import are_crossed, inner_product, widened
 from vmfdist._numerics.constants import cached_constant, static
 from vmfdist._numerics.elementwise import as_tensors, with_derivative
 from vmfdist._numerics.infinity import finite
@@ -238,6 +239,11 @@ def log_partition(value: Tensor, eta: Tensor) -> Tensor:
     return attached(value, (eta, mean(eta)))
 
 
+def _log_partition(eta: Tensor) -> Tensor:
+    """Its derivatives, of shape (..., 1)."""
+    return log_partition(eta.new_zeros(eta.shape[:-1]), eta).unsqueeze(-1)
+
+
 def mean_difference(eta1: Tensor, eta2: Tensor) -> Tensor:
     """The mean at eta2 minus that at eta1, as (A2 - A1) mu2 + A1 (mu2 - mu1)."""
     (mu1, k1, dim), (mu2, k2, _) = _parts(eta1), _parts(eta2)
@@ -253,6 +259,13 @@ def kl_to_uniform(value: Tensor, eta: Tensor) -> Tensor:
 
 def kl_to_another(value: Tensor, eta1: Tensor, eta2: Tensor) -> Tensor:
     """From the law of eta1 to that of eta2, Phi2 - Phi1 - <mean1, eta2 - eta1>."""
+    if are_crossed(eta1, eta2):
+        eta1, eta2 = widened(eta1), widened(eta2)
+        phi1, phi2, mean1 = _log_partition(eta1), _log_partition(eta2), mean(eta1)
+        constant = dot(mean1, eta1).unsqueeze(-1) - phi1
+        first = torch.cat([-mean1, constant, torch.ones_like(phi1)], -1)
+        second = torch.cat([eta2, torch.ones_like(phi2), phi2], -1)
+        return with_derivatives_of(inner_product(first, second).to(value.dtype), value)
     in_eta1 = _log_partition_gradient(eta1, eta1 - eta2, static(eta1.shape[-1]))
     return attached(value, (eta1, in_eta1), (eta2, mean_difference(eta1, eta2)))
 
@@ -263,6 +276,12 @@ def log_density(value: Tensor, x: Tensor, eta: Tensor) -> Tensor:
     The gradient in eta is (x - mu) + (1 - A) mu, that in x is taken along the sphere, k (mu - x).
     """
     mu, k, dim = _parts(eta)
+    if are_crossed(x, eta):  # <x, eta> - k |x|^2 / 2 - Phi, which has these gradients
+        x, eta = widened(x), widened(eta)
+        half = x.square().sum(-1, keepdim=True) / 2
+        first = torch.cat([x, -half, -torch.ones_like(half)], -1)
+        second = torch.cat([eta, widened(k).unsqueeze(-1), _log_partition(eta)], -1)
+        return with_derivatives_of(inner_product(first, second).to(value.dtype), value)
     rest, k = vmf.one_minus_mean_resultant_length(k, dim).unsqueeze(-1), k.unsqueeze(-1)
     in_eta = with_derivatives_of(x - mean(eta), (x - mu) + rest * mu)
     in_x = with_derivatives_of(eta - k * x, k * (mu - x))

@@ -10,6 +10,7 @@ from torch import Tensor
 from vmfdist._closed_forms import power_spherical as ps
 from vmfdist._closed_forms.sphere import log_sphere_area
 from vmfdist._families.tilted import Tilted
+from vmfdist._numerics.chords import squared_chord
 from vmfdist._numerics.infinity import finite
 from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.tilt import Mode, Path, Slopes
@@ -24,7 +25,7 @@ class _PowerSpherical(Tilted):
     crowding = 4
 
     def log_density(self, value: Tensor, loc: Tensor, k: Tensor, dim: int) -> Tensor:
-        near, far = (value - loc).square().sum(-1), (value + loc).square().sum(-1)
+        near, far = (squared_chord(value, pole, k) for pole in (loc, -loc))
         return self.log_density_at_mode(finite(k), dim) + ps.log_tilt(near, far, k, dim)
 
     def log_density_at_mode(self, k: Tensor, dim: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._families.tilted import Tilted
+from vmfdist._numerics.chords import squared_chord
 from vmfdist._numerics.infinity import finite, is_finite_throughout, steep, with_point_mass
 from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.tilt import Mode, Path
@@ -23,7 +24,7 @@ class _VonMisesFisher(Tilted):
     least_tabulated_dim = 3
 
     def log_density(self, value: Tensor, loc: Tensor, k: Tensor, dim: int) -> Tensor:
-        squared = (value - loc).square().sum(-1)
+        squared = squared_chord(value, loc, k)
         is_finite = is_finite_throughout(k)
         steep_k = k if is_finite else steep(k)
         top = vmf.log_density_at_mode(steep_k, dim)

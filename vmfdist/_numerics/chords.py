@@ -76,6 +76,16 @@ def squared_chord(x: Tensor, y: Tensor, k: Tensor | None = None) -> Tensor:
     return crossing.of_pairs(squares=True, slices=_slices_needed(crossing, k))
 
 
+def are_crossed(x: Tensor, y: Tensor) -> bool:
+    """Whether the functions here form products of all pairs, where others need a formula too."""
+    return _crossing(x, y) is not None
+
+
+def widened(x: Tensor) -> Tensor:
+    """x in the dtype of the products."""
+    return x.to(_wide(x.device))
+
+
 def inner_product(x: Tensor, y: Tensor) -> Tensor:
     """<x, y> of vectors that broadcast."""
     crossing = _crossing(x, y)
@@ -229,7 +239,7 @@ def _pulled_back(grad: Tensor, x: Tensor, y: Tensor, squares: bool) -> Tensor:
 def _blocks(shape: torch.Size) -> Iterator[tuple[slice, slice]]:
     """Slices of the first two axes of all pairs, such that each block stays in the cache."""
     shared, rows, columns = shape
-    many, few = max(1, _BLOCK // (rows * columns)), max(64, _BLOCK // columns)
+    many, few = max(1, _BLOCK // (rows * columns)), max(256, _BLOCK // columns)
     for i in range(0, shared, many):
         for j in range(0, rows, few):
             yield slice(i, i + many), slice(j, j + few)
