@@ -45,14 +45,13 @@ def constants(dim: int) -> list[object]:
         *(polygamma(n, Decimal(dim)) for n in range(3)),
         log_partition_and_ratio(Decimal(dim), Decimal("4.25")),
         powers(tuple(1 / (j + 3) for j in range(9))),
-        vmf._times_one_minus_p((Decimal("1.23456789"), Decimal("0.98765432"))),
         sphere.log_sphere_area.__wrapped__(dim),
         sphere.stirling_remainder.__wrapped__(dim),
-        vmf._fitted_series.__wrapped__(dim),
-        vmf._fitted_inverse.__wrapped__(dim),
-        ps._fitted_series.__wrapped__(dim),
+        vmf._SERIES.fitted.__wrapped__(dim),
+        vmf._INVERSE.fitted.__wrapped__(dim),
+        ps._SERIES.fitted.__wrapped__(dim),
         ps._leading_constants.__wrapped__(dim),
-        ps._scales.__wrapped__(dim, torch.float64),
+        ps._scales.__wrapped__(dim),
     ]
 
 
@@ -84,11 +83,11 @@ def test_digits() -> None:
 
 def test_threads_with_contexts_of_their_own() -> None:
     dims = range(71, 79)
-    expected = [vmf._fitted_inverse.__wrapped__(dim)[:3] for dim in dims]
+    expected = [vmf._INVERSE.fitted.__wrapped__(dim)["inverse"][:3] for dim in dims]
 
     def in_thread(dim: int) -> tuple[Decimal, ...]:
         decimal.setcontext(decimal.Context(prec=dim % 5 + 1, traps=[decimal.Inexact]))
-        result = vmf._fitted_inverse.__wrapped__(dim)[:3]
+        result = vmf._INVERSE.fitted.__wrapped__(dim)["inverse"][:3]
         assert decimal.getcontext().prec == dim % 5 + 1
         return result
 

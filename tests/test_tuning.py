@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +14,7 @@ from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics import bessel_in_decimals, chebyshev, elementwise, gamma_in_decimals
 from vmfdist._numerics.chebyshev import powers
 from vmfdist._numerics.decimals import working_precision
+from vmfdist._numerics.series import Series
 
 DTYPES = (torch.float64, torch.float32)
 Coefficients = tuple[Decimal, ...]
@@ -96,8 +96,8 @@ def test_newton_steps_of_the_inverse(monkeypatch: pytest.MonkeyPatch) -> None:
         found = []
         for count in (steps - 1, steps, steps + 2):
             monkeypatch.setattr(vmf, "_NEWTON_STEPS", count)
-            monkeypatch.setattr(vmf, "_series_length", lambda dim: 24)
-            found.append(vmf._fitted_inverse.__wrapped__(2))
+            monkeypatch.setattr(vmf._INVERSE, "length", lambda dim: 24)
+            found.append(vmf._INVERSE.fitted.__wrapped__(2)["inverse"])
     fewer, enough, more = found
     assert difference(enough, more) < 1e-18 < difference(fewer, more)
 
@@ -111,8 +111,8 @@ def aliasing(module: Module, dim: int, length: int, monkeypatch: pytest.MonkeyPa
     """The largest difference of a series from that with more nodes."""
     fits = []
     for n in (length, length + 16):
-        monkeypatch.setattr(module, "_series_length", lambda dim, n=n: n)
-        fits.append(module._fitted_series.__wrapped__(dim))
+        monkeypatch.setattr(module._SERIES, "length", lambda dim, n=n: n)
+        fits.append(module._SERIES.fitted.__wrapped__(dim))
     monkeypatch.undo()
     return max(difference(fits[0][name], fits[1][name]) for name in fits[0])
 
@@ -125,7 +125,7 @@ def test_the_number_of_nodes_is_the_least_even_one(
     module: Module, dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In the first dimension of each range, which needs the most.
-    length = module._series_length(dim)
+    length = module._SERIES.length(dim)
     assert aliasing(module, dim, length, monkeypatch) <= 1e-17
     assert aliasing(module, dim, length - 2, monkeypatch) > 1e-17
 
@@ -135,9 +135,9 @@ NAMES = ("partition", "divergence", "ratio", "slope", "curvature", "third")
 
 def coefficients(dim: int, stretch: float, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(vmf, "_stretch", lambda dim: stretch)
-    series = vmf._fitted_series.__wrapped__(dim)
-    monkeypatch.setattr(vmf, "_fitted_series", lambda dim: series)
-    count = sum(len(vmf._coefficients.__wrapped__(dim, n, torch.float64)) for n in NAMES)
+    series = vmf._SERIES.fitted.__wrapped__(dim)
+    monkeypatch.setattr(vmf._SERIES, "fitted", lambda dim: series)
+    count = sum(len(vmf._SERIES.coefficients.__wrapped__(dim, n, torch.float64)) for n in NAMES)
     monkeypatch.undo()
     return count
 
@@ -183,29 +183,31 @@ BETA = {
 }
 
 
-def lengths(function: Callable[..., tuple[float, ...]], dim: int, names: Any) -> tuple[int, int]:
-    return tuple(sum(len(function(dim, name, dtype)) for name in names) for dtype in DTYPES)
+def lengths(series: Series, dim: int) -> tuple[int, ...]:
+    names = series.fitted(dim)
+    return tuple(sum(len(series.coefficients(dim, n, dtype)) for n in names) for dtype in DTYPES)
 
 
 @pytest.mark.parametrize("dim", RADIAL)
 def test_coefficients_of_the_von_mises_fisher_law(dim: int) -> None:
-    names = (*NAMES, "partition_absolute", "bregman", "inverse")
-    assert lengths(vmf._coefficients, dim, names) == RADIAL[dim]
+    series = lengths(vmf._SERIES, dim), lengths(vmf._INVERSE, dim)
+    assert tuple(map(sum, zip(*series, strict=True))) == RADIAL[dim]
 
 
 @pytest.mark.parametrize("dim", BETA)
 def test_coefficients_of_the_power_spherical_law(dim: int) -> None:
-    names = ps._fitted_series(dim)
-    assert lengths(ps._coefficients, dim, names) == BETA[dim]
+    assert lengths(ps._SERIES, dim) == BETA[dim]
 
 
 def test_the_limit_of_cancellation_may_be_anything_between(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     series = [
-        vmf._coefficients(dim, name, dtype)
+        series.coefficients(dim, name, dtype)
+        for series in (vmf._SERIES, vmf._INVERSE)
         for dim in (2, 3, 4, 5, 12)
-        for name in (*NAMES, "partition_absolute", "inverse")
+        for name in series.fitted(dim)
+        if name != "bregman"
         for dtype in DTYPES
     ]
     by_clenshaw = []

@@ -40,8 +40,8 @@ from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.autograd import Differentiable, is_tracked
 from vmfdist._numerics.chebyshev import horner
 from vmfdist._numerics.chords import are_crossed, inner_product, widened
-from vmfdist._numerics.constants import cached_constant, static
-from vmfdist._numerics.elementwise import as_tensors, with_derivative
+from vmfdist._numerics.constants import as_tensors, cached_constant, static
+from vmfdist._numerics.elementwise import with_derivative
 from vmfdist._numerics.infinity import finite
 from vmfdist._numerics.rows import dot
 

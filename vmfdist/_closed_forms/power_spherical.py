@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -35,18 +36,16 @@ from torch import Tensor
 
 from vmfdist._closed_forms import sphere
 from vmfdist._closed_forms import von_mises_fisher as vmf
-from vmfdist._numerics.chebyshev import fit, truncate
-from vmfdist._numerics.constants import cached_constant
+from vmfdist._numerics.constants import as_tensors, cached_constant
 from vmfdist._numerics.decimals import working_precision
 from vmfdist._numerics.elementwise import (
-    as_tensors,
-    evaluate_series,
     minus_log1p,
     refuse_derivative,
     with_derivative,
 )
 from vmfdist._numerics.gamma_in_decimals import log_gamma, polygamma
 from vmfdist._numerics.infinity import finite, slope_to_point_mass, stand_in, steep, with_point_mass
+from vmfdist._numerics.series import Series
 
 
 def _series_length(dim: int) -> int:
@@ -72,7 +71,7 @@ def _leading_constants(dim: int) -> tuple[Decimal, Decimal, Decimal]:
 
 @cached_constant(maxsize=1024)
 @working_precision()
-def _scales(dim: int, dtype: torch.dtype) -> tuple[float, ...]:
+def _scales(dim: int) -> tuple[float, ...]:
     """lam, c, slope, bend, bend/stretch, 1/stretch and 1."""
     slope, bend, stretch = _leading_constants(dim)
     leading = tuple(map(float, (slope, bend, bend / stretch, 1 / stretch)))
@@ -85,15 +84,12 @@ def _leading_rise(lam: Any, slope: Any, bend: Any, k: Any) -> Any:
     return lam * slope * (k / (k + slope / (2 * bend)))
 
 
-@functools.lru_cache(maxsize=128)
-@working_precision()
-def _fitted_series(dim: int) -> dict[str, tuple[Decimal, ...]]:
-    """The corrections of the quantities below, by the name of their series."""
+def _corrections(dim: int) -> Callable[[Decimal], dict[str, Decimal]]:
+    """Of the quantities below, by the name of their series."""
     lam = Decimal(dim - 1) / 2
     c = max(lam, Decimal(1))
     slope, bend, stretch = _leading_constants(dim)
 
-    @functools.cache
     def corrections(x: Decimal) -> dict[str, Decimal]:
         p = (x + 1) / 2
         k = c * (1 / p - 1)
@@ -123,19 +119,14 @@ def _fitted_series(dim: int) -> dict[str, tuple[Decimal, ...]]:
             "entropy curvature": entropy_curvature * (k + c) ** 2,
         }
 
-    names = corrections(Decimal(0)).keys()
-
-    def series(name: str) -> tuple[Decimal, ...]:
-        return fit(lambda x: corrections(x)[name], _series_length(dim))
-
-    return {name: series(name) for name in names}
+    return corrections
 
 
-@cached_constant(maxsize=1024)
-def _coefficients(dim: int, name: str, dtype: torch.dtype) -> tuple[float, ...]:
-    """The series of that name, no longer than the dtype can tell."""
-    beside = max(1.0, dim / 4) if name in ("partition", "divergence") else 1.0
-    return truncate(_fitted_series(dim)[name], dtype, beside)
+def _beside(dim: int, name: str, dtype: torch.dtype) -> float:
+    return max(1.0, dim / 4) if name in ("partition", "divergence") else 1.0
+
+
+_SERIES = Series(_corrections, _series_length, _beside)
 
 
 class _Geometry:
@@ -143,7 +134,7 @@ class _Geometry:
 
     def __init__(self, k: Tensor, dim: int) -> None:
         self.given, self.dim = k, dim
-        scales = as_tensors(_scales(dim, k.dtype), k)
+        scales = as_tensors(_scales(dim), k)
         self.lam, self.c, self.slope, self.bend, self.limit, self.knee, self.one = scales
         self.k = finite(k)  # unbounded quantities add `excess`
         self.alpha = self.k + self.lam
@@ -164,7 +155,7 @@ class _Geometry:
         return torch.log1p(x) + torch.log1p(3 * (x / (1 + x)))
 
     def series(self, name: str) -> Tensor:
-        return evaluate_series(_coefficients, self.dim, name, self.p + self.p - self.one)
+        return _SERIES.evaluate(self.dim, name, self.p + self.p - self.one)
 
 
 @with_derivative(

@@ -36,8 +36,8 @@ References:
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -46,18 +46,17 @@ from torch import Tensor
 
 from vmfdist._closed_forms.sphere import log_sphere_area, stirling_remainder
 from vmfdist._numerics.bessel_in_decimals import log_partition_and_ratio
-from vmfdist._numerics.chebyshev import divided_differences, fit, truncate
-from vmfdist._numerics.constants import cached_constant, fixed, pi
+from vmfdist._numerics.chebyshev import divided_differences
+from vmfdist._numerics.constants import as_tensors, cached_constant, fixed, pi
 from vmfdist._numerics.decimals import working_precision
 from vmfdist._numerics.elementwise import (
-    as_tensors,
-    evaluate_series,
     minus_log1p,
     refuse_derivative,
     with_derivative,
 )
 from vmfdist._numerics.gamma_in_decimals import log_gamma, polygamma
 from vmfdist._numerics.infinity import finite, slope_to_point_mass, steep
+from vmfdist._numerics.series import Series
 
 # --------------------------------------------------------------------------------------------------
 # Constants of a dimension
@@ -82,15 +81,12 @@ def _leading_curvature(lam: Any, rho: Any, k: Any, s: Any, b: Any) -> Any:
     return -(k / s) * (2 * lam / b + ratio * ratio + 2 * ratio * (rho / b)) / b / b
 
 
-@functools.lru_cache(maxsize=128)
-@working_precision()
-def _fitted_series(dim: float) -> dict[str, tuple[Decimal, ...]]:
-    """The corrections of the quantities below, by the name of their series."""
+def _corrections(dim: float) -> Callable[[Decimal], dict[str, Decimal]]:
+    """Of the quantities below, by the name of their series."""
     d = Decimal(dim)
     lam, rho = (d - 1) / 2, (d + 1) / 2
     c = Decimal(_stretch(dim)) * rho
 
-    @functools.cache
     def corrections(x: Decimal) -> dict[str, Decimal]:
         p = (x + 1) / 2
         k = c * (1 / (p * p) - 1).sqrt()
@@ -106,8 +102,11 @@ def _fitted_series(dim: float) -> dict[str, tuple[Decimal, ...]]:
         across_curvature = (curvature - 2 * across_slope) / k
         third = -2 * (slope * slope + a * curvature) - (d - 1) * across_curvature
         leading_slope = (lam + rho * rho / s) / (b * b)
+        partition = phi - y + log_term
         return {
-            "partition": (phi - y + log_term) / (1 - p),
+            "partition": partition / (1 - p),
+            "partition alone": partition / (1 - p),  # no larger term stands beside
+            "bregman": partition,  # whose divided differences are formed
             "divergence": (k * a - phi - log_term - y / b) / (1 - p),
             "ratio": (a * b / k - 1) / (p * p * (1 - p)),
             "slope": (slope / leading_slope - 1) / p,
@@ -115,25 +114,19 @@ def _fitted_series(dim: float) -> dict[str, tuple[Decimal, ...]]:
             "third": third / (leading_slope * leading_slope) * rho / 6,
         }
 
-    def series(name: str) -> tuple[Decimal, ...]:
-        return fit(lambda x: corrections(x)[name], _series_length(dim))
-
-    names = ("partition", "divergence", "ratio", "slope", "curvature", "third")
-    return {name: series(name) for name in names}
+    return corrections
 
 
 _NEWTON_STEPS = 5  # from Amos's bound: 1e-11 is left in dimension 2 by one fewer
 
 
-@functools.lru_cache(maxsize=128)
-@working_precision()
-def _fitted_inverse(dim: float) -> tuple[Decimal, ...]:
-    """The correction of the inverse of A, by Newton's method in decimals at every node."""
+def _inverse_correction(dim: float) -> Callable[[Decimal], dict[str, Decimal]]:
+    """Of the inverse of A, by Newton's method in decimals at every node."""
     d = Decimal(dim)
     lam, rho = (d - 1) / 2, (d + 1) / 2
     c = Decimal(_stretch(dim)) * rho
 
-    def correction(x: Decimal) -> Decimal:
+    def correction(x: Decimal) -> dict[str, Decimal]:
         p = (x + 1) / 2
         start = c * (1 / (p * p) - 1).sqrt()
         target = start / (lam + (start * start + rho * rho).sqrt())
@@ -141,38 +134,23 @@ def _fitted_inverse(dim: float) -> tuple[Decimal, ...]:
         for _ in range(_NEWTON_STEPS):
             _, a = log_partition_and_ratio(d, k)
             k -= (a - target) / (1 - a * a - (d - 1) * a / k)
-        return (k / start - 1) / (p * (1 - p))
+        return {"inverse": (k / start - 1) / (p * (1 - p))}
 
-    return fit(correction, _series_length(dim))
-
-
-@working_precision()
-def _times_one_minus_p(coefficients: tuple[Decimal, ...]) -> tuple[Decimal, ...]:
-    """That of (1 - p) series = (1 - x)/2 series, by x T_i = (T_{i+1} + T_{i-1}) / 2."""
-    product = [Decimal(0)] * (len(coefficients) + 1)
-    for i, coefficient in enumerate(coefficients):
-        product[i] += coefficient / 2
-        for neighbour in (i + 1, abs(i - 1)):
-            product[neighbour] -= coefficient / 4
-    return tuple(product)
+    return correction
 
 
-@cached_constant(maxsize=1024)
-def _coefficients(dim: float, name: str, dtype: torch.dtype) -> tuple[float, ...]:
-    """The series of that name, no longer than the dtype can tell."""
-    if name == "inverse":
-        return truncate(_fitted_inverse(dim), dtype)
-    series, beside = _fitted_series(dim), max(1.0, dim / 4)  # of the terms that stand beside two
-    if name == "partition_absolute":  # where no such term does
-        return truncate(series["partition"], dtype)
-    if name == "bregman":  # (1 - p) series, whose divided differences are formed
-        finer = 0.01 if dtype == torch.float64 else 1.0
-        return truncate(_times_one_minus_p(series["partition"]), dtype, finer * beside)
-    return truncate(series[name], dtype, beside if name in ("partition", "divergence") else 1.0)
+def _beside(dim: float, name: str, dtype: torch.dtype) -> float:
+    if name == "bregman" and dtype == torch.float64:
+        return 0.01 * max(1.0, dim / 4)
+    return max(1.0, dim / 4) if name in ("partition", "divergence", "bregman") else 1.0
+
+
+_SERIES = Series(_corrections, _series_length, _beside)
+_INVERSE = Series(_inverse_correction, _series_length)
 
 
 @cached_constant(maxsize=1024)
-def _scales(dim: float, dtype: torch.dtype) -> tuple[float, ...]:
+def _scales(dim: float) -> tuple[float, ...]:
     """lam, rho, c, d and 1."""
     lam, rho = (dim - 1) / 2, (dim + 1) / 2
     return (lam, rho, _stretch(dim) * rho, float(dim), 1.0)
@@ -193,7 +171,7 @@ class _Geometry:
 
     def __init__(self, k: Tensor, dim: float) -> None:
         self.given, self.dim = k, dim
-        scales = as_tensors(_scales(dim, k.dtype), k)
+        scales = as_tensors(_scales(dim), k)
         self.lam, self.rho, c, self.d, self.one = scales
         self.k = finite(k)  # unbounded quantities add `excess`
         self.s = torch.hypot(self.k, self.rho)
@@ -220,7 +198,8 @@ class _Geometry:
         return self.k * (self.k / (self.s + self.rho))  # s - rho
 
     def series(self, name: str) -> Tensor:
-        return evaluate_series(_coefficients, self.dim, name, self.p + self.p - self.one)
+        series = _INVERSE if name == "inverse" else _SERIES
+        return series.evaluate(self.dim, name, self.p + self.p - self.one)
 
 
 @with_derivative(
@@ -369,7 +348,7 @@ def log_density_at_mode(k: Tensor, dim: float) -> Tensor:
     """
     g = _Geometry(k, dim)
     y = g.y
-    correction = g.q * g.series("partition_absolute")
+    correction = g.q * g.series("partition alone")
     phi = torch.addcmul(y + correction, g.lam, torch.log1p(y / g.d), value=-1.0)
     constant = 0.5 - 0.5 * math.log(2) + stirling_remainder(dim)
     above = torch.addcmul(constant - (g.h + correction), g.lam, torch.log(g.b / (2 * pi())))
@@ -420,7 +399,7 @@ def _log_bessel_slope(k: Tensor, order: float) -> Tensor:
 def log_bessel(k: Tensor, order: float) -> Tensor:
     """log I_nu(k)."""
     g = _Geometry(k, 2 * order + 2)
-    correction = g.q * g.series("partition_absolute")
+    correction = g.q * g.series("partition alone")
     result = g.k + _log_bessel_scaled(g, order, correction)
     if order < 1:
         result = torch.where(g.k < 1, _log_bessel_near_zero(g, order, correction), result)
@@ -436,7 +415,7 @@ def _log_bessel_scaled_slope(k: Tensor, order: float) -> Tensor:
 def log_bessel_scaled(k: Tensor, order: float) -> Tensor:
     """log(I_nu(k) e^-k)."""
     g = _Geometry(k, 2 * order + 2)
-    correction = g.q * g.series("partition_absolute")
+    correction = g.q * g.series("partition alone")
     result = _log_bessel_scaled(g, order, correction)
     if order < 1:
         result = torch.where(g.k < 1, _log_bessel_near_zero(g, order, correction) - g.k, result)
@@ -532,7 +511,7 @@ class _CorrectionPair(_Pair):
 
     def __init__(self, k1: Tensor, k2: Tensor, dim: float) -> None:
         super().__init__(k1, k2, _stretch(dim) * (dim + 1) / 2)
-        coefficients = _coefficients(dim, "bregman", k1.dtype)
+        coefficients = _SERIES.coefficients(dim, "bregman", k1.dtype)
         x1, x2 = 2 * self.p1 - 1, 2 * self.p2 - 1
         self._swapped = coefficients, x2, x1
         self.dx = -2 * self.p1 * (self.rise / self.s2)  # x2 - x1

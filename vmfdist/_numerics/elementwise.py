@@ -1,4 +1,4 @@
-"""Elementwise formulas as differentiable functions, with their series and constants."""
+"""Elementwise formulas as differentiable functions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from torch import Tensor
 
 from vmfdist._numerics.autograd import Differentiable
 from vmfdist._numerics.blocks import blocks, go_in_blocks
-from vmfdist._numerics.chebyshev import clenshaw, horner, powers
-from vmfdist._numerics.constants import cached_constant, holds_numbers, in_no_mode, once
 
 P = ParamSpec("P")
 
@@ -72,43 +70,6 @@ def refuse_derivative(message: str) -> Formula:
         raise NotImplementedError(message)
 
     return refuse
-
-
-@once(maxsize=1024)
-@in_no_mode
-def _cached_tensors(
-    numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, ...]:
-    return torch.tensor(numbers, dtype=dtype, device="cpu").to(device).unbind()
-
-
-def as_tensors(numbers: tuple[float, ...], like: Tensor) -> tuple[Tensor, ...]:
-    """Numbers as tensors, which eager operations take in half the time of Python numbers."""
-    # torch.compile trips over float64 constants of one number, and a tensor that stands for others
-    # takes none of those that are cached.
-    if torch.compiler.is_compiling() or not holds_numbers(like):
-        return tuple(torch.full((), x, dtype=like.dtype, device=like.device) for x in numbers)
-    return _cached_tensors(numbers, like.dtype, like.device)
-
-
-#: (dim, name, dtype) -> the Chebyshev coefficients of a series.
-Series = Callable[[Any, str, torch.dtype], tuple[float, ...]]
-
-
-@cached_constant(maxsize=2048)
-def _power_coefficients(
-    series: Series, dim: float, name: str, dtype: torch.dtype
-) -> tuple[float, ...]:
-    """The same series in powers; empty where these cancel, in low dimensions."""
-    return powers(series(dim, name, dtype)) or ()
-
-
-def evaluate_series(series: Series, dim: float, name: str, x: Tensor) -> Tensor:
-    """A Chebyshev series in x, by the cheaper scheme that keeps its digits."""
-    coefficients = _power_coefficients(series, dim, name, x.dtype)
-    if coefficients:
-        return horner(as_tensors(coefficients, x), x)
-    return clenshaw(series(dim, name, x.dtype), x)
 
 
 # The fewest whose remainder is below eps/10 of y - log(1 + y) at y = -1/2, where t^2 = 1/9.
