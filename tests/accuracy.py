@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from reference import power_spherical, radial
+from reference import power_spherical, radial, spherical_cauchy
 from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher, special
 from vmfdist._closed_forms import power_spherical as ps
+from vmfdist._closed_forms import spherical_cauchy as sc
 from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._closed_forms.sphere import log_sphere_area
 
 # Rounded to float32, so that both dtypes and one reference share the very same numbers.
 CONCENTRATIONS: list[float] = torch.tensor(
@@ -401,6 +403,77 @@ QUANTITIES += [
         derivative(_uniform_to_power),
         _relative(lambda r, k: r.mean_log_rise),
         16,
+    ),
+]
+
+
+# Functions of k = 2 artanh(rho), the strength of the spherical Cauchy law, for which there is no
+# point in more than 36: there rho is 1 to rounding.
+STRENGTHS: list[float] = torch.tensor(
+    [
+        0.0,
+        *(10.0**e for e in range(-12, 0, 2)),
+        0.03,
+        0.3,
+        0.7,
+        1.0,
+        2.5,
+        4.0,
+        7.0,
+        12.0,
+        20.0,
+        28.0,
+    ],
+    dtype=torch.float32,
+).tolist()
+
+
+def _cauchy_entropy(k: Tensor, dim: int) -> Tensor:
+    return log_sphere_area(dim) - sc.kl_to_uniform(k, dim)
+
+
+def _of_cauchy(name: str, compute: Any, truth: Truth, limit: float) -> Quantity:
+    return Quantity(f"spherical Cauchy: {name}", compute, truth, limit, spherical_cauchy)
+
+
+CAUCHY_QUANTITIES = [
+    _of_cauchy("KL to and from uniform", sc.kl_to_uniform, _relative(lambda r, k: r.divergence), 8),
+    _of_cauchy("entropy", _cauchy_entropy, _scaled(lambda r, k: r.log_area - r.divergence), 8),
+    _of_cauchy("mean resultant length", sc.mean_cosine, _relative(lambda r, k: r.mean), 8),
+    _of_cauchy(
+        "1 - mean resultant length", sc.one_minus_mean_cosine, _relative(lambda r, k: 1 - r.mean), 8
+    ),
+    _of_cauchy(
+        "mean resultant length, 2nd derivative",
+        lambda k, d: derivative(sc.mean_cosine, 2)(k, d) / (d - 1),
+        _relative(lambda r, k: r.across_slope),
+        64,
+    ),
+    _of_cauchy("variance across loc", sc.tangent_variance, _relative(lambda r, k: r.across), 8),
+    _of_cauchy(
+        "variance across loc, 1st derivative",
+        derivative(sc.tangent_variance),
+        _relative(lambda r, k: r.across_slope),
+        16,
+    ),
+    _of_cauchy(
+        "variance across loc, 2nd derivative",
+        derivative(sc.tangent_variance, 2),
+        lambda r, k: (r.across_curvature, max(abs(r.across_curvature), r.across)),  # changes sign
+        64,
+    ),
+    _of_cauchy("variance along loc", sc.cosine_variance, _relative(lambda r, k: r.along), 8),
+    _of_cauchy(
+        "variance along loc, 1st derivative",
+        derivative(sc.cosine_variance),
+        _relative(lambda r, k: r.along_slope),
+        16,
+    ),
+    _of_cauchy(
+        "variance along loc, 2nd derivative",
+        derivative(sc.cosine_variance, 2),
+        lambda r, k: (r.along_curvature, max(abs(r.along_curvature), r.along)),
+        64,
     ),
 ]
 

@@ -221,6 +221,104 @@ def power_spherical(dim: Number, k: Number) -> PowerSphericalRadial:
         )
 
 
+class SphericalCauchyRadial(NamedTuple):
+    """The same of a spherical Cauchy law, at rho = tanh(k/2); derivatives are in k."""
+
+    divergence: mp.mpf  # to the uniform law, and from it
+    mean: mp.mpf  # E w
+    across: mp.mpf  # E (1 - w^2) / (d - 1), and its derivatives
+    across_slope: mp.mpf
+    across_curvature: mp.mpf
+    along: mp.mpf  # Var w, and its derivatives
+    along_slope: mp.mpf
+    along_curvature: mp.mpf
+    log_area: mp.mpf
+
+
+def _cauchy_of_moments(
+    dim: Number, divergence: mp.mpf, m1: mp.mpf, m2: mp.mpf, m3: mp.mpf, m4: mp.mpf
+) -> SphericalCauchyRadial:
+    """From the moments E w^j: w = tanh(k - u) has the derivative 1 - w^2 in k, for each u."""
+    m, fall = mp.mpf(dim) - 1, m1 - m3
+    return SphericalCauchyRadial(
+        divergence,
+        m1,
+        (1 - m2) / m,
+        -2 * fall / m,
+        -2 * (1 - 4 * m2 + 3 * m4) / m,
+        m2 - m1**2,
+        2 * fall - 2 * m1 * (1 - m2),
+        2 * (1 - 4 * m2 + 3 * m4) - 2 * (1 - m2) ** 2 + 4 * m1 * fall,
+        log_sphere_area(dim),
+    )
+
+
+def spherical_cauchy_by_hypergeometric_functions(dim: Number, k: Number) -> SphericalCauchyRadial:
+    """For k > 0, from power series in rho^2.
+
+    With q = 1 + rho^2 + 2 rho v over cosines v of uniform unit vectors, the mean of q^s is
+    F(-s, 1 - d/2 - s; d/2; rho^2), and w = (1 + rho^2 - (1 - rho^2)^2 / q) / (2 rho). What
+    cancels at either end is what the digits are for.
+    """
+    digits = 60 + int(6 * k) + int(5 * max(0, -mp.log10(k)))
+    with mp.workdps(digits):
+        half, rho = mp.mpf(dim) / 2, mp.tanh(mp.mpf(k) / 2)
+        x, gap = rho**2, mp.sech(mp.mpf(k) / 2) ** 2
+        of_q = [mp.hyp2f1(j, 1 - half + j, half, x) for j in range(5)]
+        # the derivative of that in s at 0, by its terms
+        log_q, term, n = mp.mpf(0), mp.mpf(1), 0
+        while abs(term) > mp.mpf(10) ** -digits:
+            term *= (1 - half + n) / (half + n) * x
+            n += 1
+            log_q -= term / n
+        moments = [
+            sum(
+                mp.binomial(j, i) * (1 + x) ** (j - i) * (-(gap**2)) ** i * of_q[i]
+                for i in range(j + 1)
+            )
+            / (2 * rho) ** j
+            for j in range(1, 5)
+        ]
+        divergence = (mp.mpf(dim) - 1) * (log_q - mp.log(gap))
+        return _cauchy_of_moments(dim, divergence, *moments)
+
+
+def spherical_cauchy_by_quadrature(dim: Number, k: Number) -> SphericalCauchyRadial:
+    """For any k, by the trapezoidal rule over u, whose density is sech(u)^(d-1) at every k."""
+    digits = 30 + int(2 * k) + (int(2 * max(0, -mp.log10(k))) if k else 0)
+    with mp.workdps(digits):
+        m, k = mp.mpf(dim) - 1, mp.mpf(k)
+        end = mp.acosh(mp.exp((digits * mp.log(10) + 3 * k) / m))
+        # The error is exp(-pi^2 / step); in high dimensions the weight is the narrower function.
+        step = min(mp.mpf(10) / (digits * mp.log(10)), 1 / mp.sqrt(m * digits))
+        count = int(end / step) + 1
+        odds, ratio = mp.exp(-2 * step * count), mp.exp(2 * step)  # exp(2u)
+        shrink, growth = mp.exp(-2 * k), mp.expm1(2 * k)
+        total = [mp.mpf(0)] * 6
+        for _ in range(2 * count + 1):
+            weight = (odds / (1 + odds) ** 2) ** (m / 2)
+            w = (1 - odds * shrink) / (1 + odds * shrink)
+            log_q = mp.log1p(growth * odds / (1 + odds)) - k  # log(cosh k + sinh k tanh u)
+            values = 1, log_q, w, w**2, w**3, w**4
+            total = [x + weight * y for x, y in zip(total, values, strict=True)]
+            odds *= ratio
+        log_q, *moments = (x / total[0] for x in total[1:])
+        return _cauchy_of_moments(dim, m * log_q, *moments)
+
+
+@functools.cache
+def spherical_cauchy(dim: Number, k: Number) -> SphericalCauchyRadial:
+    """All of them to 25 digits."""
+    if k == 0:
+        with mp.workdps(50):
+            d, zero = mp.mpf(dim), mp.mpf(0)
+            fourth = 3 / (d * (d + 2))  # E w^4
+            return _cauchy_of_moments(dim, zero, zero, 1 / d, zero, fourth)
+    if dim <= 64 and (k < 1 or dim % 2 == 0):  # where the series are short or end
+        return spherical_cauchy_by_hypergeometric_functions(dim, k)
+    return spherical_cauchy_by_quadrature(dim, k)
+
+
 class CosineReference:
     """Tail integrals of the density of u = artanh(-w), exp(-k s) (t (2 - t))^(m/2) du.
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import mpmath as mp
 import pytest
 
-from reference import cosine_reference, power_spherical, radial_by_bessel, radial_by_quadrature
+from reference import (
+    cosine_reference,
+    power_spherical,
+    radial_by_bessel,
+    radial_by_quadrature,
+    spherical_cauchy_by_hypergeometric_functions,
+    spherical_cauchy_by_quadrature,
+)
 
 
 @pytest.mark.parametrize("k", [1e-12, 0.7, 30.0, 1e4, 1e12])
@@ -61,3 +68,16 @@ def test_tails_of_cosines_in_dimension_3(k: float) -> None:
                 found_power, (1 - below, below, -below * mp.log(rest / 2)), strict=True
             ):
                 assert abs(ours / truth - 1) < mp.mpf("1e-15")
+
+
+@pytest.mark.parametrize(("dim", "k"), [(3, 1e-3), (3, 0.9), (10, 1e-12), (10, 9.0), (64, 2.0)])
+def test_two_ways_to_the_spherical_cauchy_law(dim: int, k: float) -> None:
+    by_functions = spherical_cauchy_by_hypergeometric_functions(dim, k)
+    by_quadrature = spherical_cauchy_by_quadrature(dim, k)
+    with mp.workdps(40):
+        for a, b in zip(by_functions, by_quadrature, strict=True):
+            assert abs(a - b) <= mp.mpf("1e-24") * abs(a)
+    circle = spherical_cauchy_by_hypergeometric_functions(2, k)  # the wrapped Cauchy law
+    with mp.workdps(40):
+        assert abs(circle.mean - mp.tanh(mp.mpf(k) / 2)) < mp.mpf("1e-30")
+        assert abs(circle.divergence - 2 * mp.log(mp.cosh(mp.mpf(k) / 2))) < mp.mpf("1e-30")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vmfdist._closed_forms import power_spherical as ps
+from vmfdist._closed_forms import spherical_cauchy as sc
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics import bessel_in_decimals, chebyshev, elementwise, gamma_in_decimals
 from vmfdist._numerics.chebyshev import powers
@@ -183,6 +184,16 @@ BETA = {
 }
 
 
+CAUCHY = {
+    2: (501, 195),
+    3: (450, 208),
+    4: (516, 220),
+    6: (509, 238),
+    16: (482, 243),
+    1000: (376, 178),
+}
+
+
 def lengths(series: Series, dim: int) -> tuple[int, ...]:
     names = series.fitted(dim)
     return tuple(sum(len(series.coefficients(dim, n, dtype)) for n in names) for dtype in DTYPES)
@@ -197,6 +208,11 @@ def test_coefficients_of_the_von_mises_fisher_law(dim: int) -> None:
 @pytest.mark.parametrize("dim", BETA)
 def test_coefficients_of_the_power_spherical_law(dim: int) -> None:
     assert lengths(ps._SERIES, dim) == BETA[dim]
+
+
+@pytest.mark.parametrize("dim", CAUCHY)
+def test_coefficients_of_the_spherical_cauchy_law(dim: int) -> None:
+    assert lengths(sc._SERIES, dim) == CAUCHY[dim]
 
 
 def test_the_limit_of_cancellation_may_be_anything_between(
