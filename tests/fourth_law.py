@@ -48,6 +48,10 @@ def mean_cosine(k: Tensor, dim: int) -> Tensor:
     return _mean(lambda t: 1 - t, k, dim)
 
 
+def one_minus_mean_cosine(k: Tensor, dim: int) -> Tensor:
+    return _mean(lambda t: t, k, dim)
+
+
 def cosine_variance(k: Tensor, dim: int) -> Tensor:
     return _mean(lambda t: t * t, k, dim) - _mean(lambda t: t, k, dim) ** 2
 
@@ -71,6 +75,7 @@ def kl_from_uniform(k: Tensor, dim: int) -> Tensor:
 
 class _BinghamMardia(Tilted):
     mean_cosine = staticmethod(mean_cosine)
+    one_minus_mean_cosine = staticmethod(one_minus_mean_cosine)
     cosine_variance = staticmethod(cosine_variance)
     tangent_variance = staticmethod(tangent_variance)
     kl_to_uniform = staticmethod(kl_to_uniform)

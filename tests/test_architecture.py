@@ -23,7 +23,7 @@ FLOORS = (
     {"cosine", "mixture"},
     {"rotational"},
     {"von_mises_fisher", "power_spherical", "hyperspherical_uniform"},
-    {"kl", "estimation", "infer"},
+    {"kl", "estimation", "infer", "similarity"},
     {"__init__"},
 )
 # A wing stands on the wings alone.

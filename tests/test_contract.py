@@ -403,6 +403,9 @@ def test_moments_of_draws(case: Case) -> None:
     torch.testing.assert_close(
         torch.linalg.vector_norm(law.mean, dim=-1), law.mean_resultant_length.double()
     )
+    complement = law.one_minus_mean_resultant_length
+    assert complement.shape == law.batch_shape
+    torch.testing.assert_close(complement, 1 - law.mean_resultant_length)
 
 
 @pytest.mark.parametrize(

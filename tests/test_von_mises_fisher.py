@@ -188,6 +188,8 @@ def check_closed_forms(loc: Tensor, k: float) -> None:
             assert law.mean_resultant_length == 0
         else:
             assert eps_off(law.mean_resultant_length, reference.mean, reference.mean) <= 8
+        complement = reference.one_minus_mean
+        assert eps_off(law.one_minus_mean_resultant_length, complement, complement) <= 8
         for j in range(min(dim, 4)):
             mean = mu[j] * reference.mean
             assert eps_off(law.mean[j], mean, abs(mean) or 1) <= 9

@@ -136,6 +136,11 @@ class HypersphericalUniform(TorchDistribution):
         return self._full(self.batch_shape, 0.0)
 
     @property
+    def one_minus_mean_resultant_length(self) -> Tensor:
+        """The spherical variance, 1."""
+        return self._full(self.batch_shape, 1.0)
+
+    @property
     def mean(self) -> Tensor:
         """The mean in the ambient space, the origin."""
         return self._full(self.batch_shape + self.event_shape, 0.0)

@@ -267,6 +267,15 @@ class RotationallySymmetric(TorchDistribution):
         return expanded(self._mean_cosine(), self.batch_shape)
 
     @property
+    def one_minus_mean_resultant_length(self) -> Tensor:
+        """The spherical variance, 1 less the mean resultant length, with its digits near 0.
+
+        It is half the mean squared distance of a draw from ``loc``.
+        """
+        value = self._family.one_minus_mean_cosine(self._given[1], self.dim)
+        return expanded(value, self.batch_shape)
+
+    @property
     def mean(self) -> Tensor:
         """The mean in the ambient space, ``loc`` times the mean resultant length."""
         return expanded(self._mean(), self.batch_shape + self.event_shape)

@@ -104,7 +104,7 @@ def _across_slope(k: Tensor, dim: int) -> Tensor:
     return -across * (across * (vmf.mean_resultant_length(k, dim + 2) + rise))
 
 
-def _across_slope_over_k(k: Tensor, dim: int) -> Tensor:
+def across_slope_over_k(k: Tensor, dim: int) -> Tensor:
     across = vmf.tangent_variance(k, dim)
     slope = vmf.mean_resultant_length_derivative(k, dim + 2)
     return -across * (across * (vmf.tangent_variance(k, dim + 2) + slope))
@@ -187,7 +187,7 @@ _log_partition_gradient = _Gradient(
     lambda k, dim: (
         vmf.mean_resultant_length_third_derivative(k, dim),
         _across_curvature(k, dim),
-        _across_slope_over_k(k, dim),
+        across_slope_over_k(k, dim),
     ),
 )
 

@@ -27,6 +27,9 @@ class Family(ABC):
     mean_cosine: ClassVar[staticmethod[[Tensor, int], Tensor]]
     """The mean of w, which is the mean resultant length."""
 
+    one_minus_mean_cosine: ClassVar[staticmethod[[Tensor, int], Tensor]]
+    """1 less that mean, with its own digits."""
+
     cosine_variance: ClassVar[staticmethod[[Tensor, int], Tensor]]
     """The variance of w, along the mean direction."""
 

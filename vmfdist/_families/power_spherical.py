@@ -18,6 +18,7 @@ from vmfdist._sampling.tilt import Mode, Path, Slopes
 
 class _PowerSpherical(Tilted):
     mean_cosine = staticmethod(ps.mean_cosine)
+    one_minus_mean_cosine = staticmethod(ps.one_minus_mean_cosine)
     cosine_variance = staticmethod(ps.cosine_variance)
     tangent_variance = staticmethod(ps.tangent_variance)
     kl_to_uniform = staticmethod(ps.kl_to_uniform)

@@ -17,6 +17,7 @@ from vmfdist._sampling.tilt import Mode, Path
 
 class _VonMisesFisher(Tilted):
     mean_cosine = staticmethod(vmf.mean_resultant_length)
+    one_minus_mean_cosine = staticmethod(vmf.one_minus_mean_resultant_length)
     cosine_variance = staticmethod(vmf.mean_resultant_length_derivative)
     tangent_variance = staticmethod(vmf.tangent_variance)
     kl_to_uniform = staticmethod(vmf.kl_to_uniform)
