@@ -231,9 +231,10 @@ def check_weights(weights: Any, samples: Tensor, validate: bool) -> None:
 
 def set_validation(law: TorchDistribution, validate_args: bool | None) -> None:
     """Makes a law check its values or not, or follow torch's default where None is given."""
-    law.__dict__.pop("_validate_args", None)
     if validate_args is not None:
         law._validate_args = validate_args
+    elif "_validate_args" in law.__dict__:
+        del law._validate_args
 
 
 def validate_value(value: Tensor, batch_shape: torch.Size, dim: int) -> None:

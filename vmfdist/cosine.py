@@ -238,7 +238,7 @@ class CosineLaw(TorchDistribution):
             return self._draw(sample_shape, self._given.detach())
 
     def _draw(self, sample_shape: _size, k: Tensor) -> Tensor:
-        shape = self._extended_shape(sample_shape)
+        shape = (*sample_shape, *self._batch_shape)
         zeta = torch.randn(shape, dtype=k.dtype, device=k.device)
         return 1 - probabilities.one_minus_draw(zeta, k, (self._family, self.dim))
 

@@ -111,10 +111,8 @@ class HypersphericalUniform(TorchDistribution):
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draws unit vectors of shape ``sample_shape + batch_shape + (d,)``."""
-        noise = torch.randn(
-            self._extended_shape(sample_shape), dtype=self._like.dtype, device=self._like.device
-        )
-        return draw_uniform(noise)
+        shape = (*sample_shape, *self._batch_shape, *self._event_shape)
+        return draw_uniform(torch.randn(shape, dtype=self._like.dtype, device=self._like.device))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Minus the log area of the sphere, in the dtype and on the device of ``value``."""

@@ -203,7 +203,7 @@ class RotationallySymmetric(TorchDistribution):
 
     def _noise(self, sample_shape: _size) -> Tensor:
         loc, _ = self._given
-        shape = self._extended_shape(sample_shape)
+        shape = (*sample_shape, *self._batch_shape, *self._event_shape)
         return torch.randn(shape, dtype=loc.dtype, device=loc.device)
 
     def _draw(self, noise: Tensor) -> Tensor:
@@ -238,7 +238,8 @@ class RotationallySymmetric(TorchDistribution):
     @property
     def cosine(self) -> CosineLaw:
         """The law of the cosine <x, loc>, a univariate distribution on [-1, 1]."""
-        return self._given_cosine.expand(self.batch_shape)
+        law = self._given_cosine
+        return law if law.batch_shape == self.batch_shape else law.expand(self.batch_shape)
 
     @property
     def _given_cosine(self) -> CosineLaw:

@@ -39,6 +39,7 @@ from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.constants import as_tensors, cached_constant
 from vmfdist._numerics.decimals import working_precision
 from vmfdist._numerics.elementwise import (
+    log1p,
     minus_log1p,
     refuse_derivative,
     with_derivative,
@@ -150,9 +151,9 @@ class _Geometry:
         There log1p(4 x) = log1p(x) + log1p(3 x / (1 + x)).
         """
         if self.dim > 2:
-            return torch.log1p(factor * x)
+            return log1p(factor * x)
         x = factor / 4 * x
-        return torch.log1p(x) + torch.log1p(3 * (x / (1 + x)))
+        return log1p(x) + log1p(3 * (x / (1 + x)))
 
     def series(self, name: str) -> Tensor:
         return _SERIES.evaluate(self.dim, name, self.p + self.p - self.one)

@@ -47,9 +47,10 @@ from torch import Tensor
 from vmfdist._closed_forms.sphere import log_sphere_area, stirling_remainder
 from vmfdist._numerics.bessel_in_decimals import log_partition_and_ratio
 from vmfdist._numerics.chebyshev import divided_differences
-from vmfdist._numerics.constants import as_tensors, cached_constant, fixed, pi
+from vmfdist._numerics.constants import as_tensors, cached_constant, pi
 from vmfdist._numerics.decimals import working_precision
 from vmfdist._numerics.elementwise import (
+    log1p,
     minus_log1p,
     refuse_derivative,
     with_derivative,
@@ -269,12 +270,16 @@ def log_partition(k: Tensor, dim: float) -> Tensor:
     """Phi = y - lam log1p(y/d) + q series, with y = s - rho."""
     g = _Geometry(k, dim)
     y = g.y
-    return y - g.lam * torch.log1p(y / g.d) + g.q * g.series("partition") + g.excess
+    return y - g.lam * log1p(y / g.d) + g.q * g.series("partition") + g.excess
 
 
-# As d -> 1 the derivatives of A fall off like exp(-2k) at first, then like lam/k^2, and what a
-# series has to correct grows like 1/lam. No sphere has such a dimension, only Bessel ratios have.
-_lowest_fitted = fixed(1.15)
+def _lowest_fitted() -> float:
+    """From there on derivatives of A have series.
+
+    As d -> 1 they fall off like exp(-2k) at first, then like lam/k^2, and what a series has to
+    correct grows like 1/lam. No sphere has such a dimension, only Bessel ratios have.
+    """
+    return 1.15
 
 
 class _FromNext:
@@ -336,7 +341,7 @@ def kl_to_uniform(k: Tensor, dim: float) -> Tensor:
     """k A - Phi = lam log1p(y/d) + y/b + q series, all terms positive."""
     g = _Geometry(k, dim)
     y = g.y
-    leading = torch.addcmul(y / g.b, g.lam, torch.log1p(y / g.d))
+    leading = torch.addcmul(y / g.b, g.lam, log1p(y / g.d))
     return leading.addcmul_(g.q, g.series("divergence")) + g.excess
 
 
@@ -349,7 +354,7 @@ def log_density_at_mode(k: Tensor, dim: float) -> Tensor:
     g = _Geometry(k, dim)
     y = g.y
     correction = g.q * g.series("partition alone")
-    phi = torch.addcmul(y + correction, g.lam, torch.log1p(y / g.d), value=-1.0)
+    phi = torch.addcmul(y + correction, g.lam, log1p(y / g.d), value=-1.0)
     constant = 0.5 - 0.5 * math.log(2) + stirling_remainder(dim)
     above = torch.addcmul(constant - (g.h + correction), g.lam, torch.log(g.b / (2 * pi())))
     return torch.where(g.k < dim / 2, (g.k - phi) - log_sphere_area(dim), above) + g.excess
@@ -371,7 +376,7 @@ def _log_gamma_one_plus(order: float) -> float:
 def _log_bessel_near_zero(g: _Geometry, order: float, correction: Tensor) -> Tensor:
     """log I_nu(k), all but 0 for small k and nu: Phi + nu log(k/2) - log Gamma(1 + nu)."""
     y = g.y
-    phi = y - g.lam * torch.log1p(y / g.d) + correction
+    phi = y - g.lam * log1p(y / g.d) + correction
     if order == 0:  # at k = 0 the limit is 0 times infinity
         return phi
     return phi + (order * torch.log(g.k / 2) - _log_gamma_one_plus(order))
@@ -386,7 +391,7 @@ def _log_bessel_scaled(g: _Geometry, order: float, correction: Tensor) -> Tensor
     constant = 0.5 + 0.5 * math.log(2 * pi()) + stirling_remainder(g.dim)
     logs = 0.5 * torch.log(g.b / 2)
     if order > 0:
-        logs = logs + order * torch.log1p((g.lam + h) / g.k)
+        logs = logs + order * log1p((g.lam + h) / g.k)
     return h - logs + (correction - constant)
 
 
@@ -440,11 +445,11 @@ def _inverse_below_dimension_two(r: Tensor, one_minus_r: Tensor, dim: float) -> 
     series spans; both are lower bounds. No sphere has such a dimension, only Bessel ratios have.
     """
     lam = (dim - 1) / 2
-    target = 0.5 * torch.log1p(2 * r / one_minus_r)  # atanh(r)
+    target = 0.5 * log1p(2 * r / one_minus_r)  # atanh(r)
     k = torch.maximum(target, 2 * lam * r / (one_minus_r * (1 + r)))
     for _ in range(8 if dim > 1 else 0):
         a, one_minus_a = mean_resultant_length(k, dim), one_minus_mean_resultant_length(k, dim)
-        value = 0.5 * torch.log1p(2 * a / one_minus_a)
+        value = 0.5 * log1p(2 * a / one_minus_a)
         # Riccati's equation: d atanh(A)/dk = A' / (1 - A^2) = 1 - 2 lam A / (k (1 - A^2)).
         slope = 1 - 2 * lam * a / (k * (one_minus_a * (1 + a)))
         k = k + (target - value) / torch.maximum(slope, 0.5 / (1 + k))

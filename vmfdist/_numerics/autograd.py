@@ -1,4 +1,7 @@
-"""Functions with derivatives of their own, and what may be done in the mode that is active."""
+"""Functions with derivatives of their own, and what may be done in the mode that is active.
+
+What torch has no public name for is asked here, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,23 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
+def in_transform() -> bool:
+    """Whether a transform of torch.func is active."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_legacy_batched(x: Tensor) -> bool:
+    """Whether x holds a batch of gradients, of is_grads_batched."""
+    return torch._C._functorch.is_legacy_batchedtensor(x)
+
+
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """``function.apply(*arguments)``, for all arguments of its forward.
 
     Where no transform of torch.func is active, Function.apply calls that of its base class too; but
     first, each time, it inspects the signature of the forward for defaults.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or in_transform():
         return function.apply(*arguments)
     base: Any = super(torch.autograd.Function, function)
     return base.apply(*arguments)
@@ -28,11 +41,7 @@ def is_recording() -> bool:
 
     If not, a Function's formula can be called without the Function.
     """
-    return (
-        torch.is_grad_enabled()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
+    return torch.is_grad_enabled() or in_transform() or forward_ad._current_level >= 0
 
 
 def is_tracked(x: Tensor) -> bool:
@@ -40,7 +49,7 @@ def is_tracked(x: Tensor) -> bool:
     return (
         x.requires_grad
         or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        or in_transform()
         or forward_ad._current_level >= 0
     )
 
@@ -51,8 +60,8 @@ def may_look_at(x: Tensor) -> bool:
         x.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._functorch.is_legacy_batchedtensor(x)  # of is_grads_batched
+        and not in_transform()
+        and not is_legacy_batched(x)
     )
 
 

@@ -8,6 +8,8 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
+from vmfdist._numerics.autograd import is_legacy_batched
+
 
 def go_in_blocks(x: Tensor, rows: int, event_dim: int = 0, *, everywhere: bool = False) -> bool:
     """Whether x has more than so many rows and they are taken apart: on the CPU, or everywhere."""
@@ -15,7 +17,7 @@ def go_in_blocks(x: Tensor, rows: int, event_dim: int = 0, *, everywhere: bool =
         not torch.compiler.is_compiling()  # where the number of rows is not known
         and (everywhere or x.device.type == "cpu")
         and x.shape[: x.dim() - event_dim].numel() > rows
-        and not torch._C._functorch.is_legacy_batchedtensor(x)  # of is_grads_batched
+        and not is_legacy_batched(x)
     )
 
 

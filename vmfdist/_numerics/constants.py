@@ -9,7 +9,6 @@ stand for them, those of a constant are made anew from its numbers.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import RLock
@@ -49,29 +48,25 @@ def cached_constant(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
         cached = once(maxsize)(function)
 
         @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+        def boxed(*args: P.args, **kwargs: P.kwargs) -> tuple[T]:
+            return (cached(*args, **kwargs),)  # Dynamo of torch 2.6 stumbles over a mere number
+
         @functools.wraps(function)
         def constant(*args: P.args, **kwargs: P.kwargs) -> T:
-            return cached(*args, **kwargs)
+            return boxed(*args, **kwargs)[0]
 
         return constant
 
     return decorate
 
 
-def fixed(number: T) -> Callable[[], T]:
-    """A number of a module as a function, which makes it a constant of every graph.
+def pi() -> float:
+    """math.pi. A literal that a function returns is a constant of every graph.
 
-    A graph with dynamic sizes would take it as an input, and fails where it does so twice.
+    A graph with dynamic sizes would take a number of a module as an input, and fails where it does
+    so twice.
     """
-
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-    def constant() -> T:
-        return number
-
-    return constant
-
-
-pi = fixed(math.pi)
+    return 3.141592653589793
 
 
 def in_no_mode(function: Callable[P, T]) -> Callable[P, T]:

@@ -128,8 +128,8 @@ def _project(
     enough (B. N. Parlett 1998, The symmetric eigenvalue problem, section 6.9), unless what is left
     is all rounding. There, one of the first two axes takes its place, that which leans less on loc.
     """
-    x.addcmul_((along / length).unsqueeze(-1), loc, value=-1.0)
-    x.addcmul_((dot(x, loc) / length.square()).unsqueeze(-1), loc, value=-1.0)
+    _add_multiple(x, -along / length, loc)
+    _add_multiple(x, -dot(x, loc) / length.square(), loc)
     squared = norm(x).square()
     lost = _to_spare(squared, zeta, _least_explicit(x.dtype)) <= _lost(x.dtype)
     first, second = loc[..., 0] / length, loc[..., 1] / length
@@ -143,11 +143,15 @@ def _project(
 
 def _combine(x: Tensor, scale: Tensor, along: Tensor, loc: Tensor) -> _Rows:
     x.mul_(scale.unsqueeze(-1))
-    if torch.compiler.is_compiling():  # where vmap, within it, knows no addcmul_
-        x.add_(along.unsqueeze(-1) * loc)
-    else:
-        x.addcmul_(along.unsqueeze(-1), loc)
+    _add_multiple(x, along, loc)
     return ()
+
+
+def _add_multiple(x: Tensor, factor: Tensor, loc: Tensor) -> None:
+    if torch.compiler.is_compiling():  # where vmap, within it, knows no addcmul_
+        x.add_(factor.unsqueeze(-1) * loc)
+    else:
+        x.addcmul_(factor.unsqueeze(-1), loc)
 
 
 def _batch_first(x: Tensor, axis: int | None, rank: int) -> Tensor:

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from vmfdist._numerics import piecewise
-from vmfdist._numerics.constants import cached_tensor, fixed
+from vmfdist._numerics.constants import cached_tensor
 from vmfdist._numerics.infinity import finite
 from vmfdist._numerics.piecewise import Grid
 from vmfdist._numerics.rows import expanded
@@ -105,14 +105,19 @@ def transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> Cosi
 # What follows was found by trial: the least that holds errors within half of those stated above, as
 # tests/test_noise_to_cosine.py shows.
 
-_reach = fixed(8.3)  # a normal variable exceeds it with a probability of 1e-16
+
+def _reach() -> float:
+    return 8.3  # a normal variable exceeds it with a probability of 1e-16
+
 
 _START = Grid(13, 13, 4)  # from where one step of the quadrature reaches the table's accuracy
 
 
 def _grid(dim: int) -> Grid:
-    grids = ((5, Grid(52, 58, 6)), (11, Grid(58, 60, 5)), (63, Grid(64, 68, 4)))
-    return next((grid for bound, grid in grids if dim <= bound), Grid(26, 32, 4))
+    for bound, grid in ((5, Grid(52, 58, 6)), (11, Grid(58, 60, 5)), (63, Grid(64, 68, 4))):
+        if dim <= bound:
+            return grid
+    return Grid(26, 32, 4)
 
 
 def _offset(dim: int) -> float:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vmfdist._closed_forms import sphere
 from vmfdist._numerics.blocks import in_blocks
-from vmfdist._numerics.constants import cached_tensor, fixed, pi, static
+from vmfdist._numerics.constants import cached_tensor, pi, static
 from vmfdist._sampling.tilt import Path, Tilt
 
 _BLOCK_BYTES = 1_600_000  # of a number at each node of a block of rows: these stay in the cache
@@ -64,7 +64,9 @@ class Probability(NamedTuple):
 # Of Halley's method, to rounding: by trial for all dimensions and scores up to 37.
 _STEPS = 7
 
-_far = fixed(345.0)  # u where 1 -+ w is about the least number, 1e-299
+
+def _far() -> float:
+    return 345.0  # u where 1 -+ w is about the least number, 1e-299
 
 
 def solve(zeta: Tensor, k: Tensor, dim: int, tilt: Tilt, effort: Effort) -> Quantile:
