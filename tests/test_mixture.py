@@ -303,25 +303,135 @@ def test_the_same_seed_gives_the_same_result() -> None:
     assert np.array_equal(theirs, np.random.get_state()[1])  # noqa: NPY002
 
 
-def test_the_best_start_is_kept() -> None:
+def test_the_best_start_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     X = directions(100, 3, seed=5)
-    random = np.random.RandomState(1)
-    bounds = [fitted(X, 5, random_state=random).lower_bound_ for _ in range(6)]
-    assert max(bounds) > bounds[0]
-    assert fitted(X, 5, n_init=6, random_state=1).lower_bound_ == max(bounds)
+    model = fitted(X, 5, n_init=6, random_state=1, verbose=2, verbose_interval=1000)
+    bounds = [float(x) for x in re.findall(r"lower bound (\S+)\.$", capsys.readouterr().out, re.M)]
+    assert len(bounds) == 6
+    assert max(bounds) > bounds[1] > min(bounds)
+    assert f"{model.lower_bound_:.5f}" == f"{max(bounds):.5f}"
 
 
-def test_a_start_without_collapsed_components_is_preferred() -> None:
-    # The third of these starts puts a component on a single row, at any price in likelihood.
-    torch.manual_seed(2)
-    X = normalize(torch.randn(30, 3, dtype=torch.float64), dim=-1)
+def starts_from(monkeypatch: pytest.MonkeyPatch, *given: Mixture) -> None:
+    """Lets a fit start from these mixtures, one after the other."""
+    monkeypatch.setattr(estimator, "make_starts", lambda *_: iter(given))
+
+
+def test_a_start_without_collapsed_components_is_preferred(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The second start puts a component on a single row, at any price in likelihood.
+    X = directions(30, 3, seed=5)
+    weights = torch.full((2,), 0.5, dtype=torch.float64)
+    concentrations = torch.tensor([5.0, 5.0], dtype=torch.float64)
+    usual = Mixture(weights, X[:2], concentrations)
+    on_a_row = Mixture(weights, X[:2], torch.tensor([1e9, 5.0], dtype=torch.float64))
+    starts_from(monkeypatch, on_a_row)
+    with pytest.warns(ConvergenceWarning, match="1 of 2 components have collapsed"):
+        collapsed = fitted(X, 2)
+    starts_from(monkeypatch, usual, on_a_row, usual)
+    best = fitted(X, 2, n_init=3)
+    assert best.lower_bound_ < collapsed.lower_bound_
+    assert best.concentrations_.max() < 1e3
+
+
+def nested(dim: int, concentrations: list[float], sizes: list[int]) -> Tensor:
+    """Draws around one direction."""
+    loc = directions(dim, seed=3)
+    laws = [VonMisesFisher(loc, k) for k in concentrations]
+    return torch.cat([law.sample((n,)) for law, n in zip(laws, sizes, strict=True)])
+
+
+@pytest.mark.parametrize("kind", ["k-means++", "random", "random_from_data"])
+def test_kinds_of_start(kind: str, dtype: torch.dtype) -> None:
+    X = clusters(3, [60.0, 200.0, 100.0], [400, 200, 300], dtype=dtype)
+    model = fitted(X, 3, n_init=4, init_params=kind)
+    assert model.lower_bound_ == pytest.approx(fitted(X, 3).lower_bound_, abs=1e-3)
+    assert torch.equal(model.weights_, fitted(X, 3, n_init=4, init_params=kind).weights_)
+
+
+def test_further_starts_are_the_best_of_short_runs_of_all_kinds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X = clusters(*OVERLAPPING["sphere"])
+    kinds, merits = [], []
+
+    def of_kind(self: Any, kind: str, *, varied: bool) -> Mixture:
+        kinds.append(kind)
+        start = original(self, kind, varied=varied)
+        assert (start.concentrations.unique().numel() > 1) == varied or kind == "random"
+        return start
+
+    def after_a_short_run(*arguments: Any) -> Any:
+        merits.append(run(*arguments))
+        return merits[-1]
+
+    original, run = _starts._Starts.of_kind, _starts._Starts.after_a_short_run
+    monkeypatch.setattr(_starts._Starts, "of_kind", of_kind)
+    monkeypatch.setattr(_starts._Starts, "after_a_short_run", after_a_short_run)
     random = np.random.RandomState(0)
-    first, second = (fitted(X, 5, random_state=random) for _ in range(2))
-    with pytest.warns(ConvergenceWarning, match="1 of 5 components have collapsed"):
-        third = fitted(X, 5, random_state=random)
-    assert third.lower_bound_ > max(first.lower_bound_, second.lower_bound_)
-    best = fitted(X, 5, n_init=3)
-    assert best.lower_bound_ == max(first.lower_bound_, second.lower_bound_)
+    _, *others = _starts.make_starts(_rows.Rows(X), 3, 3, "k-means++", _starts.Given(), random)
+    assert kinds == ["k-means++", *["random", "random_from_data", "k-means++"] * 2]
+    merits.sort(key=lambda pair: pair[0], reverse=True)
+    assert [id(start) for start in others] == [id(mixture) for _, mixture in merits[:2]]
+    # a short run is EM, and "random" takes one however many starts there are
+    model = fitted(X, 3, init_params="random", max_iter=1)
+    assert model.lower_bound_ > fitted(X, 1).lower_bound_ + 0.1
+
+
+def test_nested_components_are_found() -> None:
+    # One direction and two concentrations, where every start by k-means misses the maximum.
+    X = nested(100, [70.0, 300.0, 1200.0, 5000.0], [100, 100, 100, 100])
+    truth = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.ones(4, dtype=torch.float64)),
+        VonMisesFisher(
+            directions(100, seed=3).expand(4, 100), torch.tensor([70.0, 300, 1200, 5000])
+        ),
+    )
+    model = fitted(X, 4, n_init=10, tol=1e-6)
+    assert model.lower_bound_ > truth.log_prob(X).mean()
+    with pytest.warns(ConvergenceWarning, match="collapsed"):
+        fitted(X, 4)
+
+
+def test_given_starts() -> None:
+    X = clusters(3, [60.0, 200.0, 100.0], [400, 200, 300])
+    expected = fitted(X, 3, tol=1e-9)
+    names = ("weights_init", "means_init", "concentrations_init")
+    values = (expected.weights_, 7 * expected.mean_directions_, expected.concentrations_)
+    given = dict(zip(names, values, strict=True))
+    model = VonMisesFisherMixture(3, n_init=5, **given).fit(X)  # one start, and no randomness
+    assert model.n_iter_ == 1
+    torch.testing.assert_close(model.concentrations_, expected.concentrations_, rtol=1e-4, atol=0)
+    arrays = {name: value.numpy() for name, value in given.items()}
+    assert np.array_equal(
+        VonMisesFisherMixture(3, **arrays).fit(X.numpy()).weights_, model.weights_
+    )
+    for name in names:
+        partly = fitted(X, 3, **{name: given[name]}, n_init=3)
+        assert partly.lower_bound_ == pytest.approx(expected.lower_bound_, abs=1e-3)
+    # the order of components is that of the directions
+    turned = fitted(X, 3, means_init=expected.mean_directions_[[2, 0, 1]])
+    torch.testing.assert_close(turned.weights_, expected.weights_[[2, 0, 1]], rtol=1e-3, atol=0)
+
+
+def test_warm_start() -> None:
+    X = clusters(*OVERLAPPING["sphere"])
+    expected = fitted(X, 3, max_iter=5, tol=0)
+    model = fitted(X, 3, max_iter=2, tol=0, warm_start=True)
+    assert model.n_iter_ == 2
+    model.max_iter = 3
+    with pytest.warns(ConvergenceWarning, match="did not converge"):
+        model.fit(X)
+    torch.testing.assert_close(model.mean_directions_, expected.mean_directions_)
+    torch.testing.assert_close(model.concentrations_, expected.concentrations_)
+    for other in (model.set_params(n_components=2), model.set_params(n_components=3)):
+        if other.n_components == 3:
+            X = directions(10, 4)
+        with pytest.raises(
+            ValueError, match=r"components and features of the fit before, \(3, 3\)"
+        ):
+            other.fit(X)
 
 
 def test_seeds_are_drawn_in_proportion_to_the_distance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,7 +519,7 @@ def test_an_empty_component(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.stack((pole, -pole)),
         torch.tensor([1e3, 1e3], dtype=torch.float64),
     )
-    monkeypatch.setattr(estimator, "k_means_start", lambda *_: start)
+    starts_from(monkeypatch, start)
     with pytest.warns(ConvergenceWarning, match="1 of 2 components are empty, with weight 0"):
         model = fitted(X, 2)
     assert model.weights_.tolist() == [1, 0]
@@ -628,6 +738,18 @@ def test_too_few_rows() -> None:
         ({"tol": "small"}, TypeError),
         ({"max_iter": 0}, ValueError),
         ({"n_init": 0}, ValueError),
+        ({"init_params": "kmeans"}, ValueError),
+        ({"init_params": None}, ValueError),
+        ({"warm_start": 1}, TypeError),
+        ({"weights_init": [1.0, 0.0]}, ValueError),
+        ({"weights_init": [0.5]}, ValueError),
+        ({"weights_init": [math.nan]}, ValueError),
+        ({"means_init": [0.0, 0.0, 1.0]}, ValueError),
+        ({"means_init": [[0.0, 0.0, 0.0]]}, ValueError),
+        ({"means_init": [[math.nan, 0.0, 0.0]]}, ValueError),
+        ({"concentrations_init": [-1.0]}, ValueError),
+        ({"concentrations_init": [math.nan]}, ValueError),
+        ({"concentrations_init": 1.0}, ValueError),
         ({"normalize": "l2"}, TypeError),
         ({"random_state": "seed"}, ValueError),
         ({"verbose": -1}, ValueError),

@@ -15,7 +15,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from vmfdist.expectation_maximisation import Mixture, expect, maximise
-from vmfdist.k_means_starts import k_means_start
+from vmfdist.k_means_starts import Given, make_starts
 
 from vmfdist import VonMisesFisher
 from vmfdist.mixture._rows import Rows
@@ -75,8 +75,9 @@ def test_an_iteration(
 
 def test_a_start(benchmark: BenchmarkFixture, X: Tensor) -> None:
     rows = Rows(X)
+    random = np.random.RandomState(0)
     benchmark.pedantic(
-        lambda: k_means_start(rows, COMPONENTS, np.random.RandomState(0)),
+        lambda: list(make_starts(rows, COMPONENTS, 1, "k-means++", Given(), random)),
         rounds=3,
         warmup_rounds=1,
     )

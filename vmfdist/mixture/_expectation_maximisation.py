@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
-from vmfdist.mixture._rows import Rows
+from vmfdist.mixture._rows import Batch, Rows
 
 # Where the rounding of 1 - <x, mu> in float64 puts the log density off by 2^-32.
 _CLOSE = 2.0**20
@@ -33,39 +34,39 @@ class Expectation(NamedTuple):
     distances: Tensor  # sum of r (1 - <x, mu>)
 
 
-def log_joint(mixture: Mixture) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def log_joint(mixture: Mixture) -> Callable[[Batch], tuple[Tensor, Tensor]]:
     """Rows -> log(w f(x)) and 1 - <x, mu>, each of shape (rows, components)."""
     weights, directions, concentrations = mixture
     dim = directions.shape[1]
     peaks = weights.log() + vmf.log_density_at_mode(concentrations, dim)
     (close,) = (concentrations > _CLOSE).nonzero(as_tuple=True)
 
-    def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
-        distances = 1 - x @ directions.T
+    def evaluate(batch: Batch) -> tuple[Tensor, Tensor]:
+        distances = 1 - batch.cosines(directions)
         if len(close):
-            mode = "donot_use_mm_for_euclid_dist"
-            distances[:, close] = torch.cdist(x, directions[close], compute_mode=mode) ** 2 / 2
+            distances[:, close] = batch.half_squared_chords(directions[close])
         return torch.addcmul(peaks, concentrations, distances, value=-1), distances
 
     return evaluate
 
 
-def expect(rows: Rows, mixture: Mixture) -> Expectation:
-    """The E step, one pass over the rows."""
+def expect(rows: Rows, mixture: Mixture, chosen: np.ndarray | None = None) -> Expectation:
+    """The E step, one pass over the rows or the chosen ones."""
     evaluate = log_joint(mixture)
     weights = torch.zeros_like(mixture.weights)
     sums = torch.zeros_like(mixture.mean_directions)
     total_distances = torch.zeros_like(weights)
     total = weights.new_zeros(())
-    for x in rows.batches(len(weights)):
-        joint, distances = evaluate(x)
+    for batch in rows.batches(len(weights), chosen):
+        joint, distances = evaluate(batch)
         log_density = joint.logsumexp(1, keepdim=True)
         responsibilities = joint.sub_(log_density).exp_()
         total += log_density.sum()
         weights += responsibilities.sum(0)
-        sums.addmm_(responsibilities.T, x)
+        batch.add_sums(sums, responsibilities)
         total_distances += responsibilities.mul_(distances).sum(0)
-    return Expectation(total.item() / len(rows), len(rows), weights, sums, total_distances)
+    n = len(rows) if chosen is None else len(chosen)
+    return Expectation(total.item() / n, n, weights, sums, total_distances)
 
 
 def maximise(expectation: Expectation, mixture: Mixture, max_concentration: float) -> Mixture:
@@ -92,3 +93,12 @@ def maximise(expectation: Expectation, mixture: Mixture, max_concentration: floa
         torch.where(filled.unsqueeze(1), directions, former),
         torch.where(filled, concentrations, mixture.concentrations),
     )
+
+
+def merit(
+    mixture: Mixture, expectation: Expectation, max_concentration: float
+) -> tuple[bool, float]:
+    """Of several mixtures the one with the greatest is the best."""
+    # The likelihood of a collapsed component says how high the bound is, not how good the fit.
+    collapsed = bool((mixture.concentrations >= max_concentration).any())
+    return not collapsed, expectation.log_likelihood

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,29 @@ _MAX_CONCENTRATION = {torch.float32: 2.0**46, torch.float64: 2.0**52}
 _BATCH_NUMBERS, _BATCH_NUMBERS_ON_DEVICE = 1 << 19, 1 << 22
 
 # Outside, the square of a norm in float64 over- or underflows.
-_SHORTEST, _LONGEST = 1e-150, 1e150
+SHORTEST, LONGEST = 1e-150, 1e150
+
+
+class Batch(NamedTuple):
+    """Some rows x, and what is computed of all of them at once."""
+
+    x: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def cosines(self, directions: Tensor) -> Tensor:
+        """<x, mu>, of shape (rows, directions)."""
+        return self.x @ directions.T
+
+    def half_squared_chords(self, directions: Tensor) -> Tensor:
+        """|x - mu|^2 / 2, which is 1 - <x, mu> without its rounding."""
+        mode = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(self.x, directions, compute_mode=mode).square_() / 2
+
+    def add_sums(self, sums: Tensor, factors: Tensor) -> None:
+        """Adds sum of r x to the sums, for each column r of factors (rows, directions)."""
+        sums.addmm_(factors.T, self.x)
 
 
 class Rows:
@@ -63,12 +85,12 @@ class Rows:
             part = slice(first, first + step)
             yield part if chosen is None else chosen[part]
 
-    def batches(self, columns: int, chosen: np.ndarray | None = None) -> Iterator[Tensor]:
+    def batches(self, columns: int, chosen: np.ndarray | None = None) -> Iterator[Batch]:
         """All rows or the chosen ones, in batches for which so many columns are computed."""
-        return map(self.take, self._parts(columns, chosen))
+        return (Batch(self.take(part)) for part in self._parts(columns, chosen))
 
     def gather(
-        self, function: Callable[[Tensor], Tensor], columns: int, chosen: np.ndarray | None = None
+        self, function: Callable[[Batch], Tensor], columns: int, chosen: np.ndarray | None = None
     ) -> Tensor:
         """The function of each batch, in one tensor.
 
@@ -76,8 +98,8 @@ class Rows:
         of each batch from being used again.
         """
         first, n = 0, len(self) if chosen is None else len(chosen)
-        for x in self.batches(columns, chosen):
-            part = function(x)
+        for batch in self.batches(columns, chosen):
+            part = function(batch)
             if first == 0:
                 result = part.new_empty((n, *part.shape[1:]))
             result[first : first + len(part)] = part
@@ -90,7 +112,7 @@ class Rows:
         first = 0
         for part in self._parts(0, None):
             norm = torch.linalg.vector_norm(self._take(part), dim=1)
-            good = (norm >= _SHORTEST) & (norm <= _LONGEST)
+            good = (norm >= SHORTEST) & (norm <= LONGEST)
             if not normalize:
                 good &= (norm - 1).abs() < tolerance
             if not bool(good.all()):
@@ -99,11 +121,11 @@ class Rows:
             first += len(norm)
 
     def _refuse(self, row: int, norm: float) -> None:
-        if not norm <= _LONGEST:
+        if not norm <= LONGEST:
             raise ValueError(
                 f"X contains NaN, infinity or a value too large: row {row} has the norm {norm:.9g}"
             )
-        if norm < _SHORTEST:
+        if norm < SHORTEST:
             raise ValueError(
                 f"row {row} of X has the norm {norm:.9g} and so no direction: leave such rows out"
             )

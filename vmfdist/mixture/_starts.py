@@ -1,8 +1,21 @@
-"""Where expectation maximisation starts."""
+"""Where expectation maximisation (EM) starts.
+
+One start is of the kind that the user names. If there are more, the others are the best of three
+times as many short runs, whose kinds and concentrations vary: each kind of start misses maxima that
+another finds. Clusters of k-means never overlap, for instance, so that components of one direction
+and unequal concentration are not among them.
+
+References:
+    * C. Biernacki, G. Celeux and G. Govaert (2003), Choosing starting values for the EM algorithm
+      for getting the highest likelihood in multivariate Gaussian mixture models, Computational
+      Statistics and Data Analysis 41, 561-575, doi:10.1016/S0167-9473(02)00163-9.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,24 +23,129 @@ from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
-from vmfdist.mixture._expectation_maximisation import Mixture
+from vmfdist.mixture._expectation_maximisation import (
+    Expectation,
+    Mixture,
+    expect,
+    maximise,
+    merit,
+)
 from vmfdist.mixture._rows import Rows
 
-# The start looks at this many rows, and takes so many steps of k-means.
+KINDS = ("k-means++", "random", "random_from_data")
+
+# A start looks at this many rows, and takes so many steps of k-means or of EM.
 _START_ROWS, _START_STEPS = 1 << 16, 10
 
+# Each further start is the best of so many short runs.
+_SHORT_RUNS = 3
 
-def k_means_start(rows: Rows, n_components: int, random: np.random.RandomState) -> Mixture:
-    """Spherical k-means from seeds; then equal weights and the concentration they all share."""
-    n = min(len(rows), _START_ROWS)
+# Concentrations that vary do so by a factor between the exponentials of this and its negative.
+_SPREAD = 1.5
+
+
+class Given(NamedTuple):
+    """What the user wants a start to be, as far as it is given."""
+
+    weights: Tensor | None = None
+    mean_directions: Tensor | None = None
+    concentrations: Tensor | None = None
+
+
+def make_starts(
+    rows: Rows,
+    n_components: int,
+    n_starts: int,
+    kind: str,
+    given: Given,
+    random: np.random.RandomState,
+) -> Iterator[Mixture]:
+    """So many starts, of which the first is of that kind."""
+    n = min(len(rows), max(_START_ROWS, n_components))
     chosen = np.sort(sample_without_replacement(len(rows), n, random_state=random))
-    directions = _seeds(rows, chosen, n_components, random)
-    for _ in range(_START_STEPS):
-        directions, distance = _k_means_step(rows, chosen, directions)
-    # The mean of 1 - cos is one minus the mean resultant length.
-    concentration = vmf.inverse_one_minus_mean_resultant_length(distance.clamp(0, 1), rows.dim)
-    concentration = concentration.clamp(max=rows.max_concentration).expand(n_components)
-    return Mixture(torch.full_like(concentration, 1 / n_components), directions, concentration)
+    starts = _Starts(rows, chosen, n_components, given, random)
+    first = starts.of_kind(kind, varied=False)
+    # Components of random responsibilities differ by little, and their first steps gain next to
+    # nothing: a run that ends where the gain is small would end there.
+    yield starts.after_a_short_run(first)[1] if kind == "random" else first
+    following = KINDS.index(kind) + 1
+    runs = []
+    for i in range(_SHORT_RUNS * (n_starts - 1)):
+        start = starts.of_kind(KINDS[(following + i) % len(KINDS)], varied=True)
+        runs.append(starts.after_a_short_run(start))
+    runs.sort(key=lambda run: run[0], reverse=True)
+    yield from (mixture for _, mixture in runs[: n_starts - 1])
+
+
+class _Starts(NamedTuple):
+    """What starts look at."""
+
+    rows: Rows
+    chosen: np.ndarray
+    n_components: int
+    given: Given
+    random: np.random.RandomState
+
+    def of_kind(self, kind: str, *, varied: bool) -> Mixture:
+        """A start with what is given in its place, where that leaves something to find."""
+        given = self.given.mean_directions
+        if kind == "random" and given is None:
+            found = self._of_random_responsibilities()
+        else:
+            found = self._of_directions(self._directions(kind, varied) if given is None else given)
+            if varied:
+                factors = np.exp(self.random.uniform(-_SPREAD, _SPREAD, self.n_components))
+                spread = found.concentrations * torch.from_numpy(factors).to(self.rows.device)
+                found = found._replace(concentrations=spread)
+        weights, directions, concentrations = (
+            mine if own is None else own for own, mine in zip(self.given, found, strict=True)
+        )
+        return Mixture(weights, directions, concentrations.clamp(max=self.rows.max_concentration))
+
+    def after_a_short_run(self, mixture: Mixture) -> tuple[tuple[bool, float], Mixture]:
+        """The mixture after some steps of EM, and its merit."""
+        expectation = expect(self.rows, mixture, self.chosen)
+        for _ in range(_START_STEPS):
+            mixture = maximise(expectation, mixture, self.rows.max_concentration)
+            expectation = expect(self.rows, mixture, self.chosen)
+        return merit(mixture, expectation, self.rows.max_concentration), mixture
+
+    def _of_directions(self, directions: Tensor) -> Mixture:
+        """Equal weights, and the one concentration that is most likely for nearest directions."""
+        _, distance = _k_means_step(self.rows, self.chosen, directions)
+        # The mean of 1 - cos is one minus the mean resultant length.
+        concentration = vmf.inverse_one_minus_mean_resultant_length(
+            distance.clamp(0, 1), self.rows.dim
+        )
+        concentrations = concentration.expand(len(directions))
+        weights = torch.full_like(concentrations, 1 / len(directions))
+        return Mixture(weights, directions, concentrations)
+
+    def _directions(self, kind: str, varied: bool) -> Tensor:
+        if kind == "random_from_data":
+            picks = self.random.choice(self.chosen, self.n_components, replace=False)
+            directions, steps = self.rows.take(picks), int(varied)
+        else:
+            directions = _seeds(self.rows, self.chosen, self.n_components, self.random)
+            steps = 0 if varied else _START_STEPS
+        for _ in range(steps):
+            directions, _ = _k_means_step(self.rows, self.chosen, directions)
+        return directions
+
+    def _of_random_responsibilities(self) -> Mixture:
+        n = self.n_components
+        pole = self.rows.take(self.chosen[:1]).expand(n, self.rows.dim)
+        weights, sums = torch.zeros_like(pole[:, 0]), torch.zeros_like(pole)
+        distances = torch.zeros_like(weights)
+        for batch in self.rows.batches(n, self.chosen):
+            drawn = torch.from_numpy(self.random.uniform(size=(len(batch), n)))
+            responsibilities = (drawn / drawn.sum(1, keepdim=True)).to(pole.device)
+            weights += responsibilities.sum(0)
+            batch.add_sums(sums, responsibilities)
+            distances += responsibilities.mul_(1 - batch.cosines(pole)).sum(0)
+        expectation = Expectation(-math.inf, len(self.chosen), weights, sums, distances)
+        former = Mixture(weights, pole, torch.zeros_like(weights))
+        return maximise(expectation, former, self.rows.max_concentration)
 
 
 def _seeds(
@@ -55,17 +173,19 @@ def _seeds(
 
 def _distances(rows: Rows, chosen: np.ndarray, directions: Tensor) -> Tensor:
     """1 - cos between rows and directions, of shape (rows, directions)."""
-    return rows.gather(lambda x: (1 - x @ directions.T).clamp_(min=0), len(directions), chosen)
+    return rows.gather(
+        lambda batch: (1 - batch.cosines(directions)).clamp_(min=0), len(directions), chosen
+    )
 
 
 def _k_means_step(rows: Rows, chosen: np.ndarray, directions: Tensor) -> tuple[Tensor, Tensor]:
     """The directions of the clusters, and the mean distance 1 - cos to the directions before."""
     sums = torch.zeros_like(directions)
     distance = directions.new_zeros(())
-    for x in rows.batches(len(directions), chosen):
-        largest, cluster = (x @ directions.T).max(1)
-        members = torch.nn.functional.one_hot(cluster, len(directions)).to(x.dtype)
-        sums.addmm_(members.T, x)
+    for batch in rows.batches(len(directions), chosen):
+        largest, cluster = batch.cosines(directions).max(1)
+        members = torch.nn.functional.one_hot(cluster, len(directions)).double()
+        batch.add_sums(sums, members)
         distance += (1 - largest).sum()
     length = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
     return torch.where(length > 0, sums / length, directions), distance / len(chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
@@ -20,16 +20,17 @@ from torch import Tensor
 
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling.draw import draw
-from vmfdist._validation import require_float
+from vmfdist._validation import require, require_dense, require_float
 from vmfdist.mixture._expectation_maximisation import (
     Expectation,
     Mixture,
     expect,
     log_joint,
     maximise,
+    merit,
 )
-from vmfdist.mixture._rows import Rows
-from vmfdist.mixture._starts import k_means_start
+from vmfdist.mixture._rows import LONGEST, SHORTEST, Rows
+from vmfdist.mixture._starts import KINDS, Given, make_starts
 
 
 class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # untyped bases
@@ -50,10 +51,20 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
     fitted parameters and :meth:`sample` follow the rows given to :meth:`fit` and are always
     float64, since a direction rounded to float32 is too coarse at high concentration.
 
-    The start: seeds by k-means++ with the distance :math:`1 - \cos`, which is half the squared
-    Euclidean one on the sphere, each the best of 2 + log(n_components) candidates; then ten steps
-    of spherical k-means, of at most 65536 rows drawn at random; then equal weights and one
-    concentration, the one that is most likely given these clusters.
+    The starts look at 65536 rows at most, drawn at random, and are of three kinds:
+
+    * "k-means++": seeds by k-means++ with the distance :math:`1 - \cos`, which is half the squared
+      Euclidean one on the sphere, each the best of 2 + log(n_components) candidates; then ten steps
+      of spherical k-means; then equal weights and one concentration, the one that is most likely
+      given these clusters;
+    * "random_from_data": the same with the directions of rows drawn at random;
+    * "random": probabilities of the components drawn at random for each row, then ten steps of EM.
+
+    With ``n_init`` = 1 the start is of the kind ``init_params``. Further ones are the best of three
+    times as many short runs, ten steps of EM each, whose kinds go in turn; those from directions
+    take at most one step of k-means, and their concentrations are multiplied by random factors
+    between :math:`e^{-1.5}` and :math:`e^{1.5}`. Clusters of k-means do not overlap, so that
+    components of one direction and unequal concentration are hardly ever found from there.
 
     Degenerate data: the likelihood has no upper bound, since a component can close in on a single
     point, or on equal ones. Concentrations are therefore bounded, by :math:`2^{46} = 7 \cdot
@@ -68,6 +79,12 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         tol: EM stops where an iteration gains no more mean log likelihood than this.
         max_iter: the largest number of iterations, each one pass over the data.
         n_init: how many starts to take; the one of the highest likelihood is kept.
+        init_params: the kind of the first start: "k-means++", "random" or "random_from_data".
+        weights_init: the weights to start from, of shape (n_components,), with sum 1.
+        means_init: the directions to start from, of shape (n_components, d); any length but 0.
+        concentrations_init: the concentrations to start from, of shape (n_components,). What is
+            given of the three holds for all starts, which find the rest as otherwise.
+        warm_start: whether a fit starts, once, from what the fit before has found.
         normalize: whether rows of any length but 0 are taken for their directions, as is usual for
             embeddings and counts of words. If False, rows that are not unit vectors are refused.
         random_state: a seed or generator as everywhere in scikit-learn; the same seed gives the
@@ -111,6 +128,11 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         tol: float = 1e-3,
         max_iter: int = 100,
         n_init: int = 1,
+        init_params: str = "k-means++",
+        weights_init: Any = None,
+        means_init: Any = None,
+        concentrations_init: Any = None,
+        warm_start: bool = False,
         normalize: bool = True,
         random_state: Any = None,
         verbose: int = 0,
@@ -120,6 +142,11 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         self.tol = tol
         self.max_iter = max_iter
         self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.concentrations_init = concentrations_init
+        self.warm_start = warm_start
         self.normalize = normalize
         self.random_state = random_state
         self.verbose = verbose
@@ -157,8 +184,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
                 f"n_samples = {len(rows)}"
             )
-        random = check_random_state(self.random_state)
-        best = max((self._run(rows, random, start) for start in range(self.n_init)), key=_Run.merit)
+        starts = enumerate(self._starts(rows))
+        best = max((self._run(rows, *start) for start in starts), key=lambda run: run.merit)
         fitted.weights_, fitted.mean_directions_, fitted.concentrations_ = map(
             rows.like_given, best.mixture
         )
@@ -238,7 +265,53 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             _check_number(getattr(self, name), name, Integral, 1)
         _check_number(self.tol, "tol", Real, 0)
         check_scalar(self.verbose, "verbose", Integral, min_val=0)
-        check_scalar(self.normalize, "normalize", (bool, np.bool_))
+        for name in ("warm_start", "normalize"):
+            check_scalar(getattr(self, name), name, (bool, np.bool_))
+        if self.init_params not in KINDS:
+            raise ValueError(f"init_params must be one of {KINDS}, got {self.init_params!r}")
+
+    def _last(self, rows: Rows) -> Mixture:
+        """What the fit before has found, as a start."""
+        last = self._parameters(rows.device)
+        shape = (self.n_components, rows.dim)
+        if last.mean_directions.shape != shape:
+            raise ValueError(
+                f"warm_start needs the components and features of the fit before, "
+                f"{tuple(last.mean_directions.shape)}, got {shape}"
+            )
+        return last._replace(concentrations=last.concentrations.clamp(max=rows.max_concentration))
+
+    def _given(self, rows: Rows) -> Given:
+        """What is given of a start, checked."""
+        n, d = self.n_components, rows.dim
+        weights = _parameter(self.weights_init, "weights_init", (n,), rows.device)
+        directions = _parameter(self.means_init, "means_init", (n, d), rows.device)
+        concentrations = _parameter(
+            self.concentrations_init, "concentrations_init", (n,), rows.device
+        )
+        if weights is not None:
+            require("weights_init must be nonnegative", weights, lambda weight: weight >= 0)
+            require(
+                "weights_init must have the sum 1",
+                weights.sum(),
+                lambda total: abs(total - 1) < 1e-6,
+                "sum",
+            )
+            weights = weights / weights.sum()
+        if directions is not None:
+            length = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
+            require(
+                "means_init must hold directions, vectors of a length other than 0",
+                length,
+                lambda norm: SHORTEST <= norm <= LONGEST,
+                "norm",
+            )
+            directions = directions / length
+        if concentrations is not None:
+            require(
+                "concentrations_init must be nonnegative", concentrations, lambda value: value >= 0
+            )
+        return Given(weights, directions, concentrations)
 
     def _rows(self, X: Any, *, fitting: bool = False) -> Rows:
         least = {"ensure_min_samples": 2, "ensure_min_features": 2} if fitting else {}
@@ -291,11 +364,24 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
 
     # EM
 
-    def _run(self, rows: Rows, random: np.random.RandomState, start: int) -> _Run:
+    def _starts(self, rows: Rows) -> Iterator[Mixture]:
+        if self.warm_start and hasattr(self, "weights_"):
+            yield self._last(rows)
+            return
+        given = self._given(rows)
+        yield from make_starts(
+            rows,
+            self.n_components,
+            1 if None not in given else self.n_init,
+            self.init_params,
+            given,
+            check_random_state(self.random_state),
+        )
+
+    def _run(self, rows: Rows, number: int, mixture: Mixture) -> _Run:
         """EM from one start; the progress is printed in the words of scikit-learn's mixtures."""
         began = last = time.perf_counter()
-        self._print(f"Initialization {start}")
-        mixture = k_means_start(rows, self.n_components, random)
+        self._print(f"Initialization {number}")
         expectation = expect(rows, mixture)
         n_iter, converged = 0, False
         while n_iter < self.max_iter and not converged:
@@ -316,7 +402,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             f" time lapse {lapse:.5f}s\t lower bound {lower_bound:.5f}.",
         )
         collapsed = int((mixture.concentrations >= rows.max_concentration).sum())
-        return _Run(mixture, lower_bound, n_iter, converged, collapsed)
+        merits = merit(mixture, expectation, rows.max_concentration)
+        return _Run(mixture, merits, lower_bound, n_iter, converged, collapsed)
 
     def _print(self, text: str, detail: str = "") -> None:
         if self.verbose:
@@ -354,15 +441,28 @@ def _check_number(value: Any, name: str, kind: type, least: int) -> None:
         raise ValueError(f"{name} == nan, must be >= {least}.")
 
 
+def _parameter(
+    value: Any, name: str, shape: tuple[int, ...], device: torch.device
+) -> Tensor | None:
+    """A parameter that the user may give, in float64."""
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        require_dense(name, value)
+        tensor = value.detach()
+    else:
+        tensor = torch.from_numpy(np.array(value, dtype=np.float64))
+    if tensor.shape != shape:
+        raise ValueError(f"{name} must have the shape {shape}, got {tuple(tensor.shape)}")
+    return tensor.to(device, torch.float64)
+
+
 class _Run(NamedTuple):
     """What EM has found from one start."""
 
     mixture: Mixture
+    merit: tuple[bool, float]
     lower_bound: float
     n_iter: int
     converged: bool
     collapsed: int
-
-    def merit(self) -> tuple[bool, float]:
-        # The likelihood of a collapsed component says how high the bound is, not how good the fit.
-        return self.collapsed == 0, self.lower_bound
