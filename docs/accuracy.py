@@ -157,7 +157,7 @@ def closed_form_table() -> str:
     for name, measure, limit in (
         ("KL of two laws", accuracy.pair_errors, 16),
         ("inverse of the Bessel ratio", accuracy.inverse_errors, 8),
-        ("KL, power spherical to vMF", accuracy.power_VON_MISES_FISHER_errors, 8),
+        ("KL, power spherical to vMF", accuracy.power_to_von_mises_fisher_errors, 8),
     ):
         row = [name]
         for dtype in DTYPES:
