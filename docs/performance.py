@@ -149,6 +149,12 @@ def main() -> None:
         "Draws": (rivals.draws, rivals.SAMPLES),
         "Draws and their gradients": (rivals.draws_with_gradients, rivals.SAMPLES),
         "Log density, with gradients": (rivals.log_densities, rivals.DENSITIES),
+        f"Values under {rivals.LAWS:,} laws": (rivals.all_pairs, rivals.PAIRS),
+        f"Values under {rivals.LAWS:,} laws, with gradients": (
+            rivals.all_pairs_with_gradients,
+            rivals.PAIRS,
+        ),
+        "Mixtures of 20 laws, with gradients": (rivals.mixtures, rivals.MIXTURES),
         "Divergence from uniform, with gradients": (rivals.divergences, rivals.DIVERGENCES),
     }
     measured = {title: measure(title, *job) for title, job in jobs.items()}

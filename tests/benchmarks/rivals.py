@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
-from torch.distributions import Distribution, Normal, VonMises, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    MixtureSameFamily,
+    Normal,
+    VonMises,
+    kl_divergence,
+)
 from torch.nn.functional import normalize
 
 from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
@@ -25,10 +32,14 @@ Job = Callable[[int, int], Rivals]
 SAMPLES = [(128, 20), (100_000, 2), (100_000, 3), (100_000, 5), (100_000, 10)]
 SAMPLES += [(100_000, 64), (20_000, 512), (1000, 4096)]
 DENSITIES = [(128, 20), (100_000, 20), (100_000, 64), (20_000, 512)]
+PAIRS = [(256, 512), (4096, 128), (3000, 3)]  # under that many laws:
+LAWS = 1000
+MIXTURES = [(100_000, 64)]
 DIVERGENCES = [(128, 20), (100_000, 20), (100_000, 64), (100_000, 1024)]
 
 OURS, OURS_SHARED = "vmfdist", "vmfdist, shared"
 OURS_POWER = "vmfdist, power spherical"
+PRODUCT = "product by hand"
 NORMAL, NORMALISED = "Normal", "randn, normalised"
 
 
@@ -101,6 +112,82 @@ def log_densities(n: int, dim: int) -> Rivals:
         return step
 
     return {name: run(*law) for name, law in _laws(n, dim).items()}
+
+
+def _crossed(n: int, dim: int, laws: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, and mean directions and concentrations of laws; all need gradients."""
+    loc, _, concentration = _parameters(laws, dim)
+    return normalize(torch.randn(n, dim), dim=-1).requires_grad_(), loc, concentration
+
+
+def _by_hand(value: Tensor, loc: Tensor, concentration: Tensor) -> Tensor:
+    """What is written by hand, k <x, mu> less the log normaliser; rounded by k eps."""
+    return value @ loc.mT * concentration - _log_normalizer(loc, concentration)
+
+
+def _log_normalizer(loc: Tensor, concentration: Tensor) -> Tensor:
+    return VonMisesFisher(loc, concentration, validate_args=False).log_normalizer
+
+
+def _all_pairs(n: int, dim: int) -> tuple[dict[str, Callable[[], Tensor]], tuple[Tensor, ...]]:
+    value, loc, concentration = parameters = _crossed(n, dim, LAWS)
+    pairs: dict[str, Callable[[], Tensor]] = {PRODUCT: lambda: _by_hand(value, loc, concentration)}
+    for name, law in ((OURS, VonMisesFisher), (OURS_POWER, PowerSpherical)):
+        pairs[name] = lambda law=law: law(loc, concentration, validate_args=False).log_prob(
+            value.unsqueeze(-2)
+        )
+    if n * LAWS * dim > 1 << 28:
+        return pairs, parameters  # what follows would need gigabytes
+    if importlib.util.find_spec("power_spherical"):
+        from power_spherical import PowerSpherical as Theirs
+
+        pairs["power_spherical"] = lambda: Theirs(loc, concentration, validate_args=False).log_prob(
+            value.unsqueeze(-2)
+        )
+    pairs["array of differences"] = lambda: (
+        concentration * (1 - (value.unsqueeze(-2) - loc).square().sum(-1) / 2)
+        - _log_normalizer(loc, concentration)
+    )
+    return pairs, parameters
+
+
+def all_pairs(n: int, dim: int) -> Rivals:
+    """Log densities of n values under a thousand laws."""
+    pairs, _ = _all_pairs(n, dim)
+    return {name: torch.no_grad()(pair) for name, pair in pairs.items()}
+
+
+def all_pairs_with_gradients(n: int, dim: int) -> Rivals:
+    """The same, and the pull-back of a gradient to values and parameters."""
+    pairs, parameters = _all_pairs(n, dim)
+    upstream = torch.randn(n, LAWS)
+
+    def run(pair: Callable[[], Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(pair(), parameters, upstream)
+
+    return {name: run(pair) for name, pair in pairs.items()}
+
+
+def mixtures(n: int, dim: int) -> Rivals:
+    """Log densities under a mixture of 20 laws, with gradients in its parameters."""
+    value, loc, concentration = _crossed(n, dim, 20)
+    logits = torch.randn(20, requires_grad=True)
+    value = value.detach()
+
+    def by_hand() -> Tensor:
+        each = _by_hand(value, loc, concentration)
+        return (each + logits.log_softmax(-1)).logsumexp(-1)
+
+    def ours() -> Tensor:
+        law = VonMisesFisher(loc, concentration, validate_args=False)
+        weights = Categorical(logits=logits, validate_args=False)
+        return MixtureSameFamily(weights, law, validate_args=False).log_prob(value)
+
+    def run(function: Callable[[], Tensor]) -> Callable[[], object]:
+        parameters = loc, concentration, logits
+        return lambda: torch.autograd.grad(function().sum(), parameters)
+
+    return {PRODUCT: run(by_hand), "MixtureSameFamily": run(ours)}
 
 
 def divergences(n: int, dim: int) -> Rivals:

@@ -15,6 +15,9 @@ JOBS = [
     (rivals.draws, rivals.SAMPLES),
     (rivals.draws_with_gradients, rivals.SAMPLES),
     (rivals.log_densities, rivals.DENSITIES),
+    (rivals.all_pairs, rivals.PAIRS),
+    (rivals.all_pairs_with_gradients, rivals.PAIRS),
+    (rivals.mixtures, rivals.MIXTURES),
     (rivals.divergences, rivals.DIVERGENCES),
 ]
 

@@ -109,10 +109,10 @@ class _Crossing(NamedTuple):
     def of_pairs(self, *, squares: bool, slices: int) -> Tensor:
         if _is_plain(self.x, self.y):
             pairs = _pairs(self.x, self.y, squares, slices)
-        elif is_recording():
-            pairs = apply(_Pairs, self.x, self.y, squares, slices)
         else:
-            pairs = _Pairs.forward(self.x, self.y, squares, slices)
+            dtype = torch.promote_types(self.x.dtype, self.y.dtype)
+            arguments = self.x, self.y.double(), dtype, squares, slices
+            pairs = apply(_Pairs, *arguments) if is_recording() else _Pairs.forward(*arguments)
         return pairs.reshape(self.sizes).permute(self.order).expand(self.shape)
 
 
@@ -121,8 +121,9 @@ def _without_copies(x: Tensor, dims: int) -> Tensor:
 
     Each copy has a gradient of its own, so that of an expanded tensor is as large as it seems.
     """
-    x = x[(None,) * (dims - x.dim())]
-    if not is_tracked(x):
+    if x.dim() < dims:
+        x = x[(None,) * (dims - x.dim())]
+    if 0 in x.stride() and not is_tracked(x):
         for axis in range(dims - 1):
             if x.shape[axis] > 1 and x.stride(axis) == 0:
                 x = x.narrow(axis, 0, 1)
@@ -134,13 +135,14 @@ def _crossing(x: Tensor, y: Tensor) -> _Crossing | None:
     if x.dim() < 2 or y.dim() < 2 or (x.shape == y.shape and 0 not in x.stride()):
         return None
     dims = max(x.dim(), y.dim())
-    shape = torch.broadcast_shapes(x.shape, y.shape)
+    given = x.shape, y.shape
     x, y = _without_copies(x, dims), _without_copies(y, dims)
     axes = range(dims - 1)
     rows = [i for i in axes if y.shape[i] == 1 and x.shape[i] != 1]
     columns = [i for i in axes if x.shape[i] == 1 and y.shape[i] != 1]
     if not rows or not columns:
         return None
+    shape = torch.broadcast_shapes(*given)
     shared = [i for i in axes if i not in rows and i not in columns]
     row_sizes, column_sizes = [x.shape[i] for i in rows], [y.shape[i] for i in columns]
     shared_sizes = [x.shape[i] for i in shared]
@@ -192,6 +194,8 @@ class _Factors(NamedTuple):
 
 
 def _factors(x: Tensor, slices: int) -> list[_Factors]:
+    if slices == 1:
+        return [_Factors(x, x, torch.linalg.vector_norm(x, dim=-1, keepdim=True).square())]
     parts, rests = [], [x]  # rests[i] = parts[i] + parts[i + 1] + ...
     for bits in _BITS[x.dtype][: slices - 1]:
         parts.append(torch.round(rests[-1].detach() * 2.0**bits) * 2.0**-bits)
@@ -199,20 +203,21 @@ def _factors(x: Tensor, slices: int) -> list[_Factors]:
     parts.append(rests[-1])
     brackets = [(parts[: n + 1], parts[n::-1]) for n in range(slices - 1)]
     brackets.append((parts, rests[::-1]))
-    joined = ([x[0] if len(x) == 1 else torch.cat(x, -1) for x in bracket] for bracket in brackets)
+    joined = ([torch.cat(side, -1) for side in bracket] for bracket in brackets)
     return [_Factors(a, b, (a * b).sum(-1, keepdim=True)) for a, b in joined]
 
 
 def _chords(rows: list[_Factors], columns: list[_Factors]) -> Tensor:
     """|x - y|^2 of all pairs, in the dtype of the factors."""
+    add = torch.add if is_recording() else Tensor.add_
     brackets = (
-        torch.baddbmm(b.norm.mT, a.first, b.second.mT, alpha=-2) + a.norm
+        add(torch.baddbmm(b.norm.mT, a.first, b.second.mT, alpha=-2), a.norm)
         for a, b in zip(rows, columns, strict=True)
     )
-    result = functools.reduce(torch.add, brackets)
+    result = functools.reduce(add, brackets)
     error = _ERRORS[result.dtype][len(rows) - 1]
-    if not torch.is_grad_enabled():
-        return torch.threshold(result, error, 0.0)
+    if not is_recording():
+        return torch.threshold_(result, error, 0.0)
     value = result.detach()
     return result - torch.where(value < error, value, 0.0)  # which keeps the second derivatives
 
@@ -232,8 +237,9 @@ def _pairs(x: Tensor, y: Tensor, squares: bool, slices: int) -> Tensor:
 
 def _pulled_back(grad: Tensor, x: Tensor, y: Tensor, squares: bool) -> Tensor:
     """The gradient in x."""
-    result = grad @ y
-    return 2 * (grad.sum(-1, keepdim=True) * x - result) if squares else result
+    if not squares:
+        return grad @ y
+    return torch.baddbmm(grad.sum(-1, keepdim=True) * x, grad, y, beta=2, alpha=-2)
 
 
 def _blocks(shape: torch.Size) -> Iterator[tuple[slice, slice]]:
@@ -246,14 +252,15 @@ def _blocks(shape: torch.Size) -> Iterator[tuple[slice, slice]]:
 
 
 class _Pairs(torch.autograd.Function):
-    """The same in eager mode on the CPU, where an array of pairs in float64 is never held."""
+    """The same in eager mode on the CPU, where an array of pairs in float64 is never held.
+
+    Of y in float64, which is small beside x as a rule and used in every block.
+    """
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, squares: bool, slices: int) -> Tensor:
-        dtype = torch.promote_types(x.dtype, y.dtype)
+    def forward(x: Tensor, y: Tensor, dtype: torch.dtype, squares: bool, slices: int) -> Tensor:
         result = x.new_empty(x.shape[0], x.shape[1], y.shape[1], dtype=dtype)
         with torch.no_grad():
-            y = y.double()
             columns = _factors(y, slices) if squares else []
             for i, j in _blocks(result.shape):
                 block = x[i, j].double()
@@ -266,7 +273,7 @@ class _Pairs(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, y, ctx.squares, _ = inputs
+        x, y, _, ctx.squares, _ = inputs
         ctx.save_for_backward(x, y)
 
     @staticmethod
@@ -274,32 +281,31 @@ class _Pairs(torch.autograd.Function):
         x, y = ctx.saved_tensors
         in_x, in_y, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled() or not may_look_at(grad):
-            grad, wide_x, wide_y = grad.double(), x.double(), y.double()
-            grad_x = _pulled_back(grad, wide_x, wide_y, ctx.squares) if in_x else None
-            grad_y = _pulled_back(grad.mT, wide_y, wide_x, ctx.squares) if in_y else None
+            grad, wide_x = grad.double(), x.double()
+            grad_x = _pulled_back(grad, wide_x, y, ctx.squares).to(x.dtype) if in_x else None
+            grad_y = _pulled_back(grad.mT, y, wide_x, ctx.squares) if in_y else None
         else:
             grad_x, grad_y = _pulled_back_in_blocks(grad, x, y, ctx.squares, in_x, in_y)
-        grad_x = None if grad_x is None else grad_x.to(x.dtype)
-        return grad_x, None if grad_y is None else grad_y.to(y.dtype), None, None
+        return grad_x, grad_y, None, None, None
 
 
 def _pulled_back_in_blocks(
     grad: Tensor, x: Tensor, y: Tensor, squares: bool, in_x: bool, in_y: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients in x and y, that in x in its dtype."""
-    wide_y = y.double()
+    """The gradients in x and y, each in its dtype."""
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if in_x else None
-    grad_y = torch.zeros_like(wide_y) if in_y else None
-    weights = wide_y.new_zeros(*y.shape[:-1], 1)
+    grad_y = torch.empty_like(y) if in_y else None
+    weights = y.new_zeros(*y.shape[:-1], 1)
     for i, j in _blocks(grad.shape):
         block, wide_x = grad[i, j].double(), x[i, j].double()
         if grad_x is not None:
-            grad_x[i, j] = _pulled_back(block, wide_x, wide_y[i], squares)
+            grad_x[i, j] = _pulled_back(block, wide_x, y[i], squares)
         if grad_y is not None:
-            grad_y[i].baddbmm_(block.mT, wide_x, alpha=-2 if squares else 1)
+            so_far, weight = 0 if j.start == 0 else 1, -2 if squares else 1
+            grad_y[i].baddbmm_(block.mT, wide_x, beta=so_far, alpha=weight)
             weights[i] += block.sum(-2).unsqueeze(-1)
     if grad_y is not None and squares:
-        grad_y.addcmul_(weights, wide_y, value=2)
+        grad_y.addcmul_(weights, y, value=2)
     return grad_x, grad_y
 
 
