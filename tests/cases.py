@@ -6,6 +6,7 @@ direction and a concentration with one call of ``_rotational``.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from pyro.distributions import TorchDistribution
 from scipy import stats
 from torch import Tensor
 
-from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
+from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
 
 # --------------------------------------------------------------------------------------------------
 # The laws
@@ -61,9 +62,17 @@ _ROTATIONAL = [
 ]
 
 
-def _rotational(law: type[TorchDistribution]) -> list[Any]:
+def _to_unit_interval(k: float) -> float:
+    """From 0 to 0.95 in place of from 0 to 1e4."""
+    return math.log1p(k) / (math.log1p(k) + 0.5)
+
+
+def _rotational(
+    law: type[TorchDistribution], scale: Callable[[float], float] = lambda k: k
+) -> list[Any]:
     def arguments(p: _Parameters, dtype: torch.dtype) -> dict[str, Any]:
-        k = p.concentration
+        given = p.concentration
+        k = [scale(x) for x in given] if isinstance(given, list) else scale(given)
         return {
             "loc": directions(*p.loc_shape, dtype=dtype),
             "concentration": torch.tensor(k, dtype=dtype) if isinstance(k, list) else k,
@@ -101,6 +110,7 @@ def _uniform(law: type[TorchDistribution]) -> list[Any]:
 CASES = [
     *_rotational(VonMisesFisher),
     *_rotational(PowerSpherical),
+    *_rotational(SphericalCauchy, _to_unit_interval),
     *_uniform(HypersphericalUniform),
 ]
 

@@ -22,7 +22,7 @@ FLOORS = (
     {"_families"},
     {"cosine", "mixture"},
     {"rotational"},
-    {"von_mises_fisher", "power_spherical", "hyperspherical_uniform"},
+    {"von_mises_fisher", "power_spherical", "spherical_cauchy", "hyperspherical_uniform"},
     {"kl", "estimation", "infer", "similarity"},
     {"__init__"},
 )

@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import directions
-from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
+from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
 from vmfdist._families.power_spherical import POWER_SPHERICAL
+from vmfdist._families.spherical_cauchy import SPHERICAL_CAUCHY
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling import draw as draw_module
 from vmfdist._sampling.draw import draw, draw_uniform
 from vmfdist._sampling.noise_to_cosine import Transport
 
-TRANSPORTS = [VON_MISES_FISHER.to_cosine, POWER_SPHERICAL.to_cosine]
+TRANSPORTS = [VON_MISES_FISHER.of_noise, POWER_SPHERICAL.of_noise, SPHERICAL_CAUCHY.of_noise]
 DIMS = [2, 3, 8, 16, 17, 100]
 
 
@@ -58,12 +59,12 @@ def check(noise: Tensor, loc: Tensor, k: float, transport: Transport, sight: Any
     return x.detach()
 
 
-@pytest.mark.parametrize("law", [VonMisesFisher, PowerSpherical])
+@pytest.mark.parametrize("law", [VonMisesFisher, PowerSpherical, SphericalCauchy])
 @pytest.mark.parametrize("dim", DIMS)
 def test_the_same_seed_twice(dim: int, law: Any, dtype: torch.dtype, sight: Any) -> None:
     torch.manual_seed(0)
     loc = HypersphericalUniform(dim, dtype=dtype).sample((50,)).requires_grad_()
-    k = torch.linspace(0, 200, 50, dtype=dtype).requires_grad_()
+    k = torch.linspace(0, 1 if law is SphericalCauchy else 200, 50, dtype=dtype).requires_grad_()
     with sight():
         torch.manual_seed(0)
         x = law(loc, k, validate_args=False).rsample()
@@ -97,7 +98,7 @@ def test_any_noise(dim: int, transport: Transport, dtype: torch.dtype, sight: An
 def test_the_cosine_is_that_of_the_length_of_parallel_noise(dim: int, sight: Any) -> None:
     zeta = torch.tensor([-3.0, -0.2, 0.0, 0.7, 5.0], dtype=torch.float64)
     loc, k = directions(dim), torch.tensor(6.0, dtype=torch.float64)
-    x = check(zeta.unsqueeze(-1) * loc, loc, 6.0, VON_MISES_FISHER.to_cosine, sight)
+    x = check(zeta.unsqueeze(-1) * loc, loc, 6.0, VON_MISES_FISHER.of_noise, sight)
     expected = 1 - VON_MISES_FISHER.to_cosine(zeta, k, dim).one_minus_cosine
     torch.testing.assert_close(x @ loc, expected, rtol=1e-14, atol=1e-14)
 
@@ -109,7 +110,7 @@ def test_what_is_left_of_all_but_parallel_noise_gives_the_direction(dim: int, si
     tangent = torch.nn.functional.normalize(other - (other @ loc) * loc, dim=-1)
     offsets = 10.0 ** torch.arange(-14.0, 1, dtype=torch.float64)
     noise = 2 * loc + offsets.unsqueeze(-1) * tangent
-    x = check(noise, loc, 5.0, VON_MISES_FISHER.to_cosine, sight)
+    x = check(noise, loc, 5.0, VON_MISES_FISHER.of_noise, sight)
     found = torch.nn.functional.normalize(x - (x @ loc).unsqueeze(-1) * loc, dim=-1)
     error = (found - tangent).norm(dim=-1)
     assert (error <= 40 * torch.finfo(torch.float64).eps / offsets).all()
@@ -119,8 +120,8 @@ def test_what_is_left_of_all_but_parallel_noise_gives_the_direction(dim: int, si
 def test_both_ways_to_split_the_noise_agree(dim: int, dtype: torch.dtype) -> None:
     noise = torch.randn(200, dim, dtype=dtype, generator=torch.Generator().manual_seed(1))
     loc = directions(dim, dtype=dtype)
-    seen = check(noise, loc, 5.0, VON_MISES_FISHER.to_cosine)
-    unseen = check(noise, loc, 5.0, VON_MISES_FISHER.to_cosine, _Unseen)
+    seen = check(noise, loc, 5.0, VON_MISES_FISHER.of_noise)
+    unseen = check(noise, loc, 5.0, VON_MISES_FISHER.of_noise, _Unseen)
     bound = 200 * torch.finfo(dtype).eps
     torch.testing.assert_close(unseen, seen, rtol=bound, atol=bound)
 
@@ -129,9 +130,9 @@ def test_one_row_of_parallel_noise_leaves_the_others_alone() -> None:
     for dim in (8, 40):
         noise = torch.randn(30, dim, dtype=torch.float64)
         loc = directions(30, dim)
-        expected = check(noise, loc, 5.0, VON_MISES_FISHER.to_cosine)
+        expected = check(noise, loc, 5.0, VON_MISES_FISHER.of_noise)
         noise[7] = 2 * loc[7]
-        found = check(noise, loc, 5.0, VON_MISES_FISHER.to_cosine)
+        found = check(noise, loc, 5.0, VON_MISES_FISHER.of_noise)
         others = torch.arange(30) != 7
         torch.testing.assert_close(found[others], expected[others], rtol=1e-13, atol=1e-13)
 

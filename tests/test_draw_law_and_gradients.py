@@ -29,7 +29,7 @@ from vmfdist._sampling.draw import draw
 
 def lift(noise: Tensor, loc: Tensor, concentration: Tensor) -> Tensor:
     return draw(
-        noise.clone(), loc, concentration, VON_MISES_FISHER.to_cosine
+        noise.clone(), loc, concentration, VON_MISES_FISHER.of_noise
     )  # which takes the noise's memory
 
 

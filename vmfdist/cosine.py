@@ -29,14 +29,15 @@ from vmfdist._families import probabilities
 from vmfdist._families.family import Family
 from vmfdist._families.power_spherical import POWER_SPHERICAL
 from vmfdist._families.probabilities import Asked, Question
+from vmfdist._families.spherical_cauchy import SPHERICAL_CAUCHY
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._numerics.constants import static
 from vmfdist._numerics.infinity import standard_deviation
 from vmfdist._numerics.rows import expanded
 from vmfdist._validation import (
     broadcast_shapes,
+    check_concentration,
     check_dim,
-    check_nonnegative,
     expanded_shape,
     fitting,
     require,
@@ -46,13 +47,19 @@ from vmfdist._validation import (
     set_validation,
 )
 
-__all__ = ["CosineLaw", "PowerSphericalCosine", "VonMisesFisherCosine", "mass_cone"]
+__all__ = [
+    "CosineLaw",
+    "PowerSphericalCosine",
+    "SphericalCauchyCosine",
+    "VonMisesFisherCosine",
+    "mass_cone",
+]
 
 
-def _check_concentration(concentration: Tensor, validate: bool) -> None:
+def _check_concentration(concentration: Tensor, largest: float, validate: bool) -> None:
     require_float("concentration", concentration, unit=False)
     if validate:
-        check_nonnegative("concentration", concentration)
+        check_concentration(concentration, largest)
 
 
 class CosineLaw(TorchDistribution):
@@ -83,7 +90,7 @@ class CosineLaw(TorchDistribution):
             require_held("concentration", concentration, torch.get_default_dtype())
             concentration = torch.tensor(concentration)
         validate = self._validate_args if validate_args is None else validate_args
-        _check_concentration(concentration, validate)
+        _check_concentration(concentration, self._family.point_mass, validate)
         self._given = concentration
         self._dim = check_dim(dim)
         super().__init__(concentration.shape, validate_args=False)
@@ -99,7 +106,7 @@ class CosineLaw(TorchDistribution):
         if not isinstance(concentration, Tensor):
             require_held("concentration", float(concentration), self._given.dtype)
             concentration = self._given.new_full((), float(concentration))
-        _check_concentration(concentration, self._validate_args)
+        _check_concentration(concentration, self._family.point_mass, self._validate_args)
         self._given = fitting("concentration", concentration, self.batch_shape)
 
     def __repr__(self) -> str:
@@ -111,6 +118,10 @@ class CosineLaw(TorchDistribution):
     def dim(self) -> int:
         """The dimension of the ambient space, d."""
         return static(self._dim)
+
+    @property
+    def _strength(self) -> Tensor:
+        return self._family.strength(self._given)
 
     def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
         """The same law with a larger batch shape."""
@@ -150,7 +161,7 @@ class CosineLaw(TorchDistribution):
                 the support.
         """
         t, rest = self._ends(value, one_minus_value, self._given.dtype)
-        log_density = self._family.cosine_log_density(t, rest, self._given, self.dim)
+        log_density = self._family.cosine_log_density(t, rest, self._strength, self.dim)
         return self._expanded(log_density, t)
 
     def cdf(self, value: Tensor | None = None, *, one_minus_value: Tensor | None = None) -> Tensor:
@@ -169,7 +180,7 @@ class CosineLaw(TorchDistribution):
 
     def _apply(self, function: Any, value: Tensor | None, one_minus_value: Tensor | None) -> Tensor:
         t, rest = self._ends(value, one_minus_value, torch.float64)
-        k = self._given
+        k = self._strength
         result = function(t, rest, k.double(), (self._family, self.dim)).to(k.dtype)
         return self._expanded(result, t)
 
@@ -205,19 +216,19 @@ class CosineLaw(TorchDistribution):
         require_dense("probabilities", p)
         if self._validate_args:
             require("probabilities must lie in [0, 1]", p, lambda number: 0 <= number <= 1)
-        k, question = self._given, Question((self._family, self.dim), asked, upper)
+        k, question = self._strength, Question((self._family, self.dim), asked, upper)
         quantile = probabilities.quantile(p.double(), k.double(), question)
         return self._expanded(quantile.to(k.dtype), p)
 
     @property
     def mean(self) -> Tensor:
         """The mean cosine, which is the mean resultant length of the law on the sphere."""
-        return expanded(self._family.mean_cosine(self._given, self.dim), self.batch_shape)
+        return expanded(self._family.mean_cosine(self._strength, self.dim), self.batch_shape)
 
     @property
     def variance(self) -> Tensor:
         """The variance along the mean direction of the law on the sphere."""
-        return expanded(self._family.cosine_variance(self._given, self.dim), self.batch_shape)
+        return expanded(self._family.cosine_variance(self._strength, self.dim), self.batch_shape)
 
     @property
     def stddev(self) -> Tensor:
@@ -226,16 +237,16 @@ class CosineLaw(TorchDistribution):
 
     def entropy(self) -> Tensor:
         """Differential entropy with respect to length."""
-        return expanded(self._family.cosine_entropy(self._given, self.dim), self.batch_shape)
+        return expanded(self._family.cosine_entropy(self._strength, self.dim), self.batch_shape)
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draws with exact gradients in the concentration, one normal variable for each."""
-        return self._draw(sample_shape, self._given)
+        return self._draw(sample_shape, self._strength)
 
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws without gradients, in forward mode too."""
         with torch.no_grad():
-            return self._draw(sample_shape, self._given.detach())
+            return self._draw(sample_shape, self._family.strength(self._given.detach()))
 
     def _draw(self, sample_shape: _size, k: Tensor) -> Tensor:
         shape = (*sample_shape, *self._batch_shape)
@@ -304,6 +315,35 @@ class PowerSphericalCosine(CosineLaw):
     """
 
     _family = POWER_SPHERICAL
+
+
+class SphericalCauchyCosine(CosineLaw):
+    r"""The law of :math:`w = \langle x, \mu\rangle` for x of a spherical Cauchy law.
+
+    With :math:`k = \log\frac{1+\rho}{1-\rho}`, :math:`\operatorname{artanh}(w) - k` has the law of
+    the artanh of a coordinate of a uniform unit vector.
+
+    Args:
+        concentration: :math:`\rho` from 0 to 1, a tensor or a Python number.
+        dim: the dimension d of the ambient space, at least 2.
+        validate_args: whether to check the concentration and the values given to the methods.
+
+    Example:
+        >>> import torch
+        >>> from vmfdist.cosine import SphericalCauchyCosine
+        >>> law = SphericalCauchyCosine(0.5, 2)
+        >>> law.mean
+        tensor(0.5000)
+        >>> law.cdf(torch.tensor(0.8))  # half of it: the median angle is 2 arctan(1/3)
+        tensor(0.5000)
+
+    References:
+        * S. Kato and P. McCullagh (2020), Some properties of a Cauchy family on the sphere derived
+          from the Moebius transformations, Bernoulli 26(4), 3224-3248, doi:10.3150/20-BEJ1222.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"concentration": constraints.unit_interval}
+    _family = SPHERICAL_CAUCHY
 
 
 def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tensor:

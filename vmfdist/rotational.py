@@ -28,7 +28,7 @@ from vmfdist._numerics.rows import expanded
 from vmfdist._sampling.draw import draw
 from vmfdist._validation import (
     broadcast_shapes,
-    check_nonnegative,
+    check_concentration,
     check_on_sphere,
     check_vector,
     expanded_shape,
@@ -58,14 +58,14 @@ def _as_concentration(concentration: Tensor | float, loc: Tensor, validate: bool
 
 
 def _as_parameters(
-    loc: Tensor, concentration: Tensor | float, validate: bool
+    loc: Tensor, concentration: Tensor | float, largest: float, validate: bool
 ) -> tuple[Tensor, Tensor]:
     """Both parameters as tensors of one dtype, checked each on its own."""
     check_vector("loc", loc, unit=True)
     concentration = _as_concentration(concentration, loc, validate)
     if validate:
         check_on_sphere("loc", loc)
-        check_nonnegative("concentration", concentration)
+        check_concentration(concentration, largest)
     return loc, concentration
 
 
@@ -100,7 +100,7 @@ class RotationallySymmetric(TorchDistribution):
         self, loc: Tensor, concentration: Tensor | float, validate_args: bool | None = None
     ) -> None:
         validate = self._validate_args if validate_args is None else validate_args
-        self._given = loc, concentration = _as_parameters(loc, concentration, validate)
+        self._given = loc, concentration = self._checked(loc, concentration, validate)
         try:
             batch_shape = broadcast_shapes(loc.shape[:-1], concentration.shape)
         except RuntimeError as error:
@@ -113,6 +113,11 @@ class RotationallySymmetric(TorchDistribution):
         super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
         set_validation(self, validate_args)
 
+    def _checked(
+        self, loc: Tensor, concentration: Tensor | float, validate: bool
+    ) -> tuple[Tensor, Tensor]:
+        return _as_parameters(loc, concentration, self._family.point_mass, validate)
+
     @property
     def loc(self) -> Tensor:
         """The mean direction. One that is assigned is checked, and all else follows it."""
@@ -120,7 +125,7 @@ class RotationallySymmetric(TorchDistribution):
 
     @loc.setter
     def loc(self, loc: Tensor) -> None:
-        loc, concentration = _as_parameters(loc, self._given[1], self._validate_args)
+        loc, concentration = self._checked(loc, self._given[1], self._validate_args)
         fitting("loc", loc, self.batch_shape + self.event_shape)
         self._take(loc, concentration)
 
@@ -131,7 +136,7 @@ class RotationallySymmetric(TorchDistribution):
 
     @concentration.setter
     def concentration(self, concentration: Tensor | float) -> None:
-        loc, concentration = _as_parameters(self._given[0], concentration, self._validate_args)
+        loc, concentration = self._checked(self._given[0], concentration, self._validate_args)
         fitting("concentration", concentration, self.batch_shape)
         self._take(loc, concentration)
 
@@ -175,6 +180,10 @@ class RotationallySymmetric(TorchDistribution):
         return self._cosine._family
 
     @property
+    def _strength(self) -> Tensor:
+        return self._family.strength(self._given[1])
+
+    @property
     def mode(self) -> Tensor:
         """The direction of highest density, ``loc`` (any direction is one at concentration 0)."""
         return self.loc
@@ -199,7 +208,8 @@ class RotationallySymmetric(TorchDistribution):
         """Draws without gradients, in forward mode too."""
         with torch.no_grad():
             loc, concentration = (parameter.detach() for parameter in self._given)
-            return draw(self._noise(sample_shape), loc, concentration, self._family.to_cosine)
+            k = self._family.strength(concentration)
+            return draw(self._noise(sample_shape), loc, k, self._family.of_noise)
 
     def _noise(self, sample_shape: _size) -> Tensor:
         loc, _ = self._given
@@ -207,7 +217,7 @@ class RotationallySymmetric(TorchDistribution):
         return torch.randn(shape, dtype=loc.dtype, device=loc.device)
 
     def _draw(self, noise: Tensor) -> Tensor:
-        return draw(noise, *self._given, self._family.to_cosine)
+        return draw(noise, self._given[0], self._strength, self._family.of_noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Log density with respect to the surface measure of the sphere.
@@ -273,7 +283,7 @@ class RotationallySymmetric(TorchDistribution):
 
         It is half the mean squared distance of a draw from ``loc``.
         """
-        value = self._family.one_minus_mean_cosine(self._given[1], self.dim)
+        value = self._family.one_minus_mean_cosine(self._strength, self.dim)
         return expanded(value, self.batch_shape)
 
     @property
@@ -314,22 +324,22 @@ class RotationallySymmetric(TorchDistribution):
     # The same of the parameters before they are expanded.
 
     def _log_density(self, value: Tensor) -> Tensor:
-        return self._family.log_density(value, *self._given, self.dim)
+        return self._family.log_density(value, self._given[0], self._strength, self.dim)
 
     def _kl_to_uniform(self) -> Tensor:
-        return self._family.kl_to_uniform(self._given[1], self.dim)
+        return self._family.kl_to_uniform(self._strength, self.dim)
 
     def _kl_from_uniform(self) -> Tensor:
-        return self._family.kl_from_uniform(self._given[1], self.dim)
+        return self._family.kl_from_uniform(self._strength, self.dim)
 
     def _eigenvalues(self) -> CovarianceEigenvalues:
-        family, k = self._family, self._given[1]
+        family, k = self._family, self._strength
         return CovarianceEigenvalues(
             family.cosine_variance(k, self.dim), family.tangent_variance(k, self.dim)
         )
 
     def _mean_cosine(self) -> Tensor:
-        return self._family.mean_cosine(self._given[1], self.dim)
+        return self._family.mean_cosine(self._strength, self.dim)
 
     def _mean(self) -> Tensor:
         loc, _ = self._given

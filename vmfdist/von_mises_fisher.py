@@ -292,7 +292,7 @@ class VonMisesFisher(RotationallySymmetric):
         vector = self._tracked
         if vector is None:
             return super()._draw(noise)
-        x = draw(noise, *natural.turned(vector), self._family.to_cosine)
+        x = draw(noise, *natural.turned(vector), self._family.of_noise)
         return natural.carried(x, vector)
 
     def _log_density(self, value: Tensor) -> Tensor:

@@ -258,10 +258,10 @@ def cosine_entropy(k: Tensor, dim: int) -> Tensor:
 
 
 def log_ratio(near: Tensor, k: Tensor, dim: int) -> Tensor:
-    """log of the density over the uniform one, from a finite k and near = |x - loc|^2 = 2 (1 - w).
+    """log of the density over the uniform one, from near = |x - loc|^2 = 2 (1 - w).
 
     (1 - d) log(cosh k - w sinh k) = (d - 1) (k - log(1 + near (e^2k - 1) / 4)).
     """
-    low = k.clamp(max=math.log(torch.finfo(k.dtype).max) / 2 - 2)  # beyond, the 1 is 0 or all
+    low = k.clamp(max=math.log(torch.finfo(k.dtype).max) / 2 - 7)  # beyond, the 1 is 0 or all
     scaled = near * (torch.expm1(2 * low) / 4)
     return (dim - 1) * (torch.where(near > 0, low + low - k, k) - torch.log1p(scaled))

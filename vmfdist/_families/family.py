@@ -1,14 +1,18 @@
 r"""What the code for laws in general knows of a family of laws.
 
 A family is a law on the unit sphere of :math:`\mathbb R^d` that is symmetric about a mean direction
-:math:`\mu`, for every dimension :math:`d \ge 2` and concentration :math:`k \ge 0`, uniform at 0 and
-the point mass at :math:`\mu` at infinity. It is determined by the law of the cosine
+:math:`\mu`, for every dimension :math:`d \ge 2` and strength :math:`k \ge 0`, uniform at 0 and the
+point mass at :math:`\mu` at infinity. It is determined by the law of the cosine
 :math:`w = \langle x, \mu\rangle`, that is of t = 1 - w. One instance of a class here stands for
 each: it has no state.
+
+The strength is what formulas take. The concentration is what users give, the parameter that the
+literature knows the law by; for most laws they are the same.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -23,6 +27,13 @@ class Family(ABC):
 
     They are differentiable but for the last three, which give their derivative in k beside.
     """
+
+    point_mass: ClassVar[float] = math.inf
+    """The largest concentration, that of the point mass."""
+
+    def strength(self, concentration: Tensor) -> Tensor:
+        """The k of the formulas, from 0 to infinity, for a concentration."""
+        return concentration
 
     mean_cosine: ClassVar[staticmethod[[Tensor, int], Tensor]]
     """The mean of w, which is the mean resultant length."""
@@ -70,3 +81,7 @@ class Family(ABC):
     @abstractmethod
     def to_cosine(self, zeta: Tensor, k: Tensor, dim: int) -> CosineDraw:
         """The same map for draws, in the dtype of zeta, as :class:`CosineDraw` says."""
+
+    def of_noise(self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int) -> CosineDraw:
+        """Of a vector of noise, as :data:`Transport` says; anything but its direction across."""
+        return self.to_cosine(zeta, k, dim)

@@ -59,8 +59,10 @@ def _lift(
     rows = _cached_rows(dim)
 
     def lift(x: Tensor, loc: Tensor, concentration: Tensor) -> _Rows:
-        zeta, lean, squared, length = in_blocks(_split_off_tangent, rows, x, loc, event_dim=1)
-        t, rate = transport(zeta, concentration, dim)
+        zeta, across, lean, squared, length = in_blocks(
+            _split_off_tangent, rows, x, loc, event_dim=1
+        )
+        t, rate = transport(zeta, across, concentration, dim)
         cosine = 1.0 - t
         scale = (cosine + 1.0).mul_(t).div_(squared).sqrt_()  # 1 + w = 2 - t is exact
         along = torch.addcmul(cosine, scale, lean, value=-1.0).div_(length)
@@ -75,17 +77,18 @@ def _lift(
 def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
     """Makes x a sum of lean times loc and a tangent vector of its direction.
 
-    Returns the component zeta that x had along loc, lean, the squared length of the tangent vector,
-    and the norm of loc, which is 1 up to rounding.
+    Returns the component zeta that x had along loc, the squared length of what it had across, lean,
+    the squared length of the tangent vector, and the norm of loc, which is 1 up to rounding.
     """
     length = expanded(norm(loc), x.shape[:-1])
     zeta = dot(x, loc).div_(length)
     dim = x.shape[-1]
     if dim == 2:  # the tangent space is a line: no rounding can tilt it
         perpendicular = torch.stack((-loc[..., 1], loc[..., 0]), dim=-1)
-        side = torch.where(dot(x, perpendicular) < 0, -1.0, 1.0) / length
+        across = dot(x, perpendicular)
+        side = torch.where(across < 0, -1.0, 1.0) / length
         x.copy_(side.unsqueeze(-1) * perpendicular)
-        return zeta, torch.zeros_like(zeta), torch.ones_like(zeta), length
+        return zeta, across.square(), torch.zeros_like(zeta), torch.ones_like(zeta), length
     along = zeta
     if may_look_at(x):
         if dim > _EXPLICIT_DIM:
@@ -98,9 +101,9 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
             squared = norm(x).square().addcmul_(lean, lean, value=-1.0)
             least = _least_explicit(x.dtype)
         if not x.numel() or _to_spare(squared, zeta, least).min().item() > _lost(x.dtype):
-            return zeta, lean, squared, length
+            return zeta, squared, lean, squared, length
     lean, squared = _project(x, loc, along, zeta, length)
-    return zeta, lean, squared, length
+    return zeta, squared, lean, squared, length
 
 
 def _to_spare(squared: Tensor, zeta: Tensor, least: float) -> Tensor:

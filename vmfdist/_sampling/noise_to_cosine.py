@@ -57,8 +57,9 @@ class CosineDraw(NamedTuple):
     """d artanh(w) / d concentration = (dw/dk) / (1 - w^2), smooth and bounded."""
 
 
-#: (zeta, concentration, dim) -> the cosine and its rate of change with the concentration.
-Transport = Callable[[Tensor, Tensor, int], CosineDraw]
+#: (zeta, squared, k, dim) -> the cosine and its rate of change with k, from the component of a
+#: vector of noise along the mean direction and the squared length of what is across.
+Transport = Callable[[Tensor, Tensor, Tensor, int], CosineDraw]
 
 
 def transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> CosineDraw:

@@ -253,7 +253,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         labels = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(directions.device)
         noise = torch.from_numpy(random.standard_normal((n_samples, self.n_features_in_)))
         noise = noise.to(directions.device)
-        x = draw(noise, directions[labels], concentrations[labels], VON_MISES_FISHER.to_cosine)
+        x = draw(noise, directions[labels], concentrations[labels], VON_MISES_FISHER.of_noise)
         if isinstance(self.weights_, Tensor):
             return x, labels
         return x.numpy(), labels.numpy()

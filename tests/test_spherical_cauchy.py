@@ -1,0 +1,297 @@
+# What is special to the spherical Cauchy law; the rest is in test_contract.py, its closed forms in
+# test_spherical_cauchy_closed_forms.py.
+
+from __future__ import annotations
+
+import math
+
+import mpmath as mp
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from cases import FAILURE_RATE, assert_mean, directions, standard_errors_off
+from reference import cosine_reference, log_sphere_area
+from vmfdist import HypersphericalUniform, SphericalCauchy
+from vmfdist._families.spherical_cauchy import SPHERICAL_CAUCHY
+from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
+from vmfdist.cosine import SphericalCauchyCosine
+
+
+def double(x: float | list[float]) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def moved(u: Tensor, centre: Tensor) -> Tensor:
+    """The image of unit vectors under the Moebius map of Kato and McCullagh (2020), equation 2."""
+    shifted = u + centre
+    gap = 1 - centre.square().sum(-1, keepdim=True)
+    return gap * shifted / shifted.square().sum(-1, keepdim=True) + centre
+
+
+# The density
+
+
+@pytest.mark.parametrize("rho", [0.0, 1e-9, 0.4, 0.9, 0.9999, 1 - 2.0**-22])
+def test_density(rho: float, dtype: torch.dtype) -> None:
+    eps = torch.finfo(dtype).eps
+    loc = torch.tensor([0.0, 0.0, 1.0], dtype=dtype)
+    angle = torch.tensor([0.0, 1e-9, 1e-6, 1e-3, 1.0, 3.0, math.pi], dtype=torch.float64)
+    x = torch.stack((angle.sin(), torch.zeros_like(angle), angle.cos()), -1).to(dtype)
+    law = SphericalCauchy(loc, rho)
+    for value, row in zip(law.log_prob(x).tolist(), x.double().tolist(), strict=True):
+        with mp.workdps(40):
+            a, b, c = map(mp.mpf, row)
+            t = (a**2 + b**2 + (c - 1) ** 2) / 2  # of the rounded vector
+            r = mp.mpf(law.concentration.item())
+            truth = 2 * mp.log((1 - r**2) / ((1 - r) ** 2 + 2 * r * t)) - log_sphere_area(3)
+            scale = max(abs(truth), 2 * 2 * mp.atanh(r), log_sphere_area(3))
+            assert abs(value - truth) < 8 * eps * scale
+
+
+def test_wrapped_cauchy_law_of_the_circle() -> None:
+    loc, angle = double([1.0, 0.0]), torch.linspace(-3, 3, 7, dtype=torch.float64)
+    law = SphericalCauchy(loc, 0.7)
+    x = torch.stack((angle.cos(), angle.sin()), -1)
+    expected = stats.wrapcauchy(0.7).logpdf(angle.numpy() % (2 * math.pi))
+    torch.testing.assert_close(law.log_prob(x), torch.from_numpy(expected))
+    assert law.mean_resultant_length.item() == pytest.approx(0.7)
+    assert law.entropy().item() == pytest.approx(math.log(2 * math.pi * (1 - 0.49)))
+
+
+@pytest.mark.parametrize("dim", [2, 3, 7])
+def test_log_normalizer(dim: int) -> None:
+    loc, x = directions(dim), directions(5, dim, seed=2)
+    law = SphericalCauchy(loc, 0.6)
+    unnormalised = (1 - dim) * torch.log(1 + 0.36 - 1.2 * (x @ loc))
+    torch.testing.assert_close(law.log_prob(x), unnormalised - law.log_normalizer)
+
+
+# The cosine: that of a uniform direction, moved
+
+
+@pytest.mark.parametrize("dim", [2, 3, 10, 300])
+def test_probabilities_and_quantiles(dim: int) -> None:
+    with mp.workdps(25):
+        uniform = cosine_reference(dim, 0.0)
+    for rho in (0.0, 0.3, 0.95, 1 - 1e-10):
+        concentration = double(rho).requires_grad_()
+        law = SphericalCauchyCosine(concentration, dim)
+        for step in (-6.0, -1.0, 0.4, 5.0):
+            with mp.workdps(25):
+                k = 2 * mp.atanh(mp.mpf(rho))
+                u = step * uniform.width - k
+                t = float(uniform.t(u))
+                u = mp.log(mp.mpf(t) / (2 - mp.mpf(t))) / 2
+                above, below, _ = uniform.probabilities(u + k)
+                density = uniform.density(u + k) / uniform.total
+                slope = density * 2 / (1 - mp.mpf(rho) ** 2)
+            at = double(t)
+            for function, truth, sign in ((law.sf, above, 1), (law.cdf, below, -1)):
+                found = function(one_minus_value=at)
+                assert abs(found.item() / truth - 1) < 1e-10
+                (gradient,) = torch.autograd.grad(found, concentration)
+                assert abs(gradient.item() / (sign * slope) - 1) < 1e-10
+            log_density = law.log_prob(one_minus_value=at).item()
+            with mp.workdps(25):
+                expected = mp.log(density) - mp.log(mp.mpf(t) * (2 - mp.mpf(t)))
+            assert log_density == pytest.approx(float(expected), rel=1e-12, abs=1e-12)
+            p = double(float(above))
+            if 1e-12 < above < 0.99:
+                quantile = law.one_minus_isf(p)
+                assert quantile.item() == pytest.approx(t, rel=1e-9)
+                (gradient,) = torch.autograd.grad(quantile, concentration)
+                rate = -mp.mpf(t) * (2 - mp.mpf(t)) * 2 / (1 - mp.mpf(rho) ** 2)
+                assert gradient.item() == pytest.approx(float(rate), rel=1e-9)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 8])
+def test_entropy_of_the_cosine(dim: int) -> None:
+    law = SphericalCauchyCosine(double([0.0, 0.3, 0.99]), dim)
+    assert_mean(-law.log_prob(draws := law.sample((4000,))), law.entropy())
+    assert_mean(draws, law.mean)
+    assert_mean((draws - law.mean).square(), law.variance)
+    with mp.workdps(20):
+        flat = float(cosine_reference(dim, 0.0).entropy())
+    assert law.entropy()[0].item() == pytest.approx(flat, rel=1e-10, abs=1e-10)
+
+
+# Draws
+
+
+@pytest.mark.parametrize("dim", [2, 3, 5, 30])
+def test_draws_are_moved_uniform_directions(dim: int, dtype: torch.dtype) -> None:
+    noise = torch.randn(500, dim, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    loc = directions(dim, dtype=dtype)
+    for rho in (0.0, 0.3, 0.95):
+        x = SphericalCauchy(loc, rho)._draw(noise.clone())
+        # The component along loc has the other sign there.
+        u = noise - 2 * (noise @ loc).unsqueeze(-1) * loc
+        expected = moved(torch.nn.functional.normalize(u, dim=-1), rho * loc)
+        bound = 300 * torch.finfo(dtype).eps
+        torch.testing.assert_close(x, expected, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("dim", [2, 3, 12])
+def test_law_of_draws(dim: int, rho: float, dtype: torch.dtype) -> None:
+    loc = directions(dim, dtype=dtype)
+    x = SphericalCauchy(loc, rho).sample((10_000,))
+    t = (x - loc).double().square().sum(-1) / 2
+    known = SphericalCauchyCosine(double(rho), dim)
+    p = stats.kstest(known.sf(one_minus_value=t.clamp(max=2)).numpy(), "uniform").pvalue
+    assert p > FAILURE_RATE
+    wrong = SphericalCauchyCosine(double(rho + 0.1 * (1 - rho)), dim)
+    assert stats.kstest(wrong.sf(one_minus_value=t.clamp(max=2)).numpy(), "uniform").pvalue < 1e-4
+
+
+@pytest.mark.parametrize("dim", [2, 3, 8])
+def test_tails_of_float32_draws(dim: int) -> None:
+    # At a high concentration what lies beyond a right angle comes of noise next to the antipode.
+    law = SphericalCauchyCosine(torch.tensor(1 - 2.0**-12), dim)
+    zeta = torch.linspace(-8, 8, 60)
+    for dtype, tolerance in ((torch.float32, 2e-4), (torch.float64, 1e-9)):
+        k = law._strength.to(dtype)
+        t, rate = SPHERICAL_CAUCHY.to_cosine(zeta.to(dtype), k, dim)
+        with mp.workdps(25):
+            uniform = cosine_reference(dim, 0.0)
+            for z, one in zip(zeta.tolist(), t.tolist(), strict=True):
+                if 2 - one > 1e-3:
+                    u = mp.log(mp.mpf(one) / (2 - mp.mpf(one))) / 2 + mp.mpf(k.item())
+                    score, _ = uniform.score_and_rate(u)
+                    assert abs(score - z) < tolerance
+        assert (rate == 1).all()
+
+
+@pytest.mark.parametrize("dim", [2, 3, 6, 40])
+def test_gradient_of_expectations_through_draws(dim: int) -> None:
+    loc = directions(dim).requires_grad_()
+    rho = double(0.4).requires_grad_()
+    a = directions(dim, seed=3) + 2 * loc.detach()
+    expected = torch.autograd.grad(SphericalCauchy(loc, rho).mean @ a, (loc, rho))
+    n = 4000
+    rows, rhos = (x.detach().expand(n, *x.shape).clone().requires_grad_() for x in (loc, rho))
+    draws = SphericalCauchy(rows, rhos).rsample()
+    by_loc, by_rho = torch.autograd.grad((draws @ a).sum(), (rows, rhos))
+    assert_mean(by_rho, expected[1])
+    assert_mean(by_loc, (expected[0] - (expected[0] @ loc) * loc).detach())
+    assert standard_errors_off(by_rho, expected[1] * 1.2) > 5  # a fifth more is seen
+
+
+# The ends, and transforms
+
+
+@pytest.mark.parametrize("dim", [2, 3, 16, 1000])
+def test_nothing_is_nan_at_the_ends(dim: int, dtype: torch.dtype) -> None:
+    info = torch.finfo(dtype)
+    numbers = [0.0, info.tiny / 8, info.tiny, 0.5, 1 - info.eps, 1 - info.eps / 2, 1.0]
+    rho = torch.tensor(numbers, dtype=dtype, requires_grad=True)
+    axes = torch.eye(dim, dtype=dtype)
+    loc = axes[0].clone().requires_grad_()
+    law, uniform = SphericalCauchy(loc, rho), HypersphericalUniform(dim, dtype=dtype)
+    results = [law.entropy(), law.log_normalizer, law.mean, law.variance, law.stddev]
+    results += [kl_divergence(law, uniform), kl_divergence(uniform, law), law.rsample((3,))]
+    results += [*law.covariance_eigenvalues, law.covariance_matrix, law.cosine.entropy()]
+    results.append(law.mass_cone(torch.tensor([0.0, 0.5, 1.0]).unsqueeze(-1)))
+    for value in (axes[0], -axes[0], axes[1], directions(dim, dtype=dtype)):
+        point = value.expand(len(rho), dim).clone().requires_grad_()
+        results.append(law.log_prob(point))
+        (gradient,) = torch.autograd.grad(results[-1].sum(), point, retain_graph=True)
+        assert gradient.isfinite().all()
+    for result in results:
+        assert not result.isnan().any()
+        gradients = torch.autograd.grad(
+            result.sum(), (loc, rho), retain_graph=True, allow_unused=True
+        )
+        assert not any(g.isnan().any() for g in gradients if g is not None)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 16])
+def test_the_point_mass(dim: int, dtype: torch.dtype) -> None:
+    axes = torch.eye(dim, dtype=dtype)
+    law = SphericalCauchy(axes[0], 1.0)
+    assert torch.equal(law.mean, axes[0])
+    assert (law.variance == 0).all()
+    assert law.entropy() == -math.inf
+    assert law.mass_cone(0.5) == 0
+    assert law.log_prob(axes[0]) == math.inf
+    assert law.log_prob(axes[1]) == -math.inf
+    assert torch.equal(law.sample((3,)), axes[0].expand(3, dim))
+    cosine = law.cosine
+    for name in ("cdf", "sf", "log_prob"):
+        assert not getattr(cosine, name)(torch.tensor([-1.0, 0.0, 1.0])).isnan().any()
+    assert cosine.cdf(torch.tensor([0.0, 0.999])).tolist() == [0.0, 0.0]
+    assert cosine.log_prob(torch.tensor([0.0, 1.0])).tolist() == [-math.inf, math.inf]
+    assert cosine.icdf(torch.tensor([1e-3, 0.5])).tolist() == [1.0, 1.0]
+
+
+def test_concentrations_outside_the_unit_interval() -> None:
+    loc = directions(3)
+    for wrong in (-0.1, 1.5, math.nan, math.inf):
+        for build in (
+            lambda k: SphericalCauchy(loc, k),
+            lambda k: SphericalCauchyCosine(k, 3),
+        ):
+            with pytest.raises(ValueError, match="nonnegative and at most 1, got"):
+                build(wrong)
+
+
+def test_transforms_of_torch() -> None:
+    loc, rho, x = directions(5, 4), double([0.0, 0.2, 0.5, 0.9, 0.99]), directions(4, seed=3)
+    uniform = HypersphericalUniform(4, dtype=torch.float64)
+
+    def of(loc: Tensor, rho: Tensor) -> Tensor:
+        law = SphericalCauchy(loc, rho, validate_args=False)
+        return law.log_prob(x) + kl_divergence(law, uniform) + law.variance.sum(-1)
+
+    gradients = torch.func.vmap(torch.func.grad(of, argnums=(0, 1)))(loc, rho)
+    leaves = loc.requires_grad_(), rho.requires_grad_()
+    value = of(*leaves)
+    expected = torch.autograd.grad(value.sum(), leaves)
+    for found, want in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(found, want)
+    _, tangent = torch.func.jvp(of, leaves, (torch.zeros_like(loc), torch.ones_like(rho)))
+    torch.testing.assert_close(tangent, expected[1])
+    inner = rho.detach() * 0.9 + 0.05
+    assert torch.autograd.gradcheck(
+        lambda rho: SphericalCauchy(loc.detach(), rho).log_prob(x), inner.requires_grad_()
+    )
+
+
+@pytest.mark.slow
+def test_compile() -> None:
+    loc, rho, x = directions(5, 4), double([0.0, 0.2, 0.5, 0.9, 0.999]), directions(4, seed=3)
+    uniform = HypersphericalUniform(4, dtype=torch.float64)
+
+    def of(loc: Tensor, rho: Tensor) -> Tensor:
+        law = SphericalCauchy(loc, rho, validate_args=False)
+        draws = law.rsample((3,)).sum((0, -1))
+        return law.log_prob(x) + draws + kl_divergence(law, uniform) + law.variance.sum(-1)
+
+    torch.manual_seed(0)
+    expected = of(loc, rho.requires_grad_())
+    gradient = torch.autograd.grad(expected[:4].sum(), rho)[0]
+    torch.manual_seed(0)
+    compiled = torch.compile(of, fullgraph=True, backend="aot_eager")(loc, rho)
+    torch.testing.assert_close(compiled, expected)
+    torch.testing.assert_close(torch.autograd.grad(compiled[:4].sum(), rho)[0], gradient)
+
+
+def test_uniform_draws_are_the_von_mises_fisher_familys() -> None:
+    zeta = torch.linspace(-6, 6, 41, dtype=torch.float64)
+    ours = SPHERICAL_CAUCHY.to_cosine(zeta, double(0.0), 7).one_minus_cosine
+    theirs = VON_MISES_FISHER.to_cosine(zeta, double(0.0), 7).one_minus_cosine
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("dim", [2, 3, 12])
+def test_divergences_are_means_of_log_ratios(dim: int, rho: float) -> None:
+    law = SphericalCauchy(directions(dim), rho)
+    uniform = HypersphericalUniform(dim, dtype=torch.float64)
+    x, y = law.sample((4000,)), directions(4000, dim, seed=5)
+    flat = uniform.entropy().item()
+    assert_mean(law.log_prob(x) + flat, kl_divergence(law, uniform))
+    assert_mean(-flat - law.log_prob(y), kl_divergence(uniform, law))
