@@ -155,6 +155,44 @@ def test_no_array_of_all_pairs_of_vectors(dtype: torch.dtype) -> None:
         assert largest_array(job) <= 8 * 4 * n * laws
 
 
+# Tracing
+
+
+def test_exported_with_a_dynamic_number_of_values() -> None:
+    loc, k = (x.detach() for x in parameters(torch.float64))
+
+    class Densities(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return VonMisesFisher(loc, k, validate_args=False).log_prob(x.unsqueeze(-2))
+
+    # Were the number of values compared with that of laws, it would be no longer dynamic.
+    sizes = ({0: torch.export.Dim("values")},)
+    module = torch.export.export(Densities(), (directions(3, DIM),), dynamic_shapes=sizes).module()
+    for count in (2, LAWS, 50):
+        x = directions(count, DIM)
+        torch.testing.assert_close(module(x), Densities()(x))
+
+
+def test_compiled_with_dynamic_sizes() -> None:
+    def log_density(x: Tensor, loc: Tensor, k: Tensor) -> Tensor:
+        law = MixtureSameFamily(
+            Categorical(logits=torch.zeros_like(k), validate_args=False),
+            VonMisesFisher(loc, k, validate_args=False),
+            validate_args=False,
+        )
+        return law.log_prob(x)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(log_density, backend="aot_eager", fullgraph=True, dynamic=True)
+    for count, laws in ((5, 7), (9, 6)):
+        x = directions(count, DIM).requires_grad_()
+        given = x, *parameters(torch.float64, laws)
+        found, expected = compiled(*given), log_density(*given)
+        torch.testing.assert_close(found, expected)
+        found, expected = (torch.autograd.grad(y.sum(), given) for y in (found, expected))
+        torch.testing.assert_close(found, expected)
+
+
 # Divergences
 
 

@@ -105,7 +105,7 @@ def require_float(name: str, x: Any, *, unit: bool = True) -> None:
 
 def broadcast_shapes(a: torch.Size, b: torch.Size) -> torch.Size:
     """torch.broadcast_shapes, which takes longer than four small operations, where it must."""
-    if a == b or not b:
+    if (len(a) == len(b) and a == b) or not b:  # to compare their sizes may be to guard on them
         return a
     return torch.broadcast_shapes(a, b) if a else b
 

@@ -132,7 +132,10 @@ def _without_copies(x: Tensor, dims: int) -> Tensor:
 
 def _crossing(x: Tensor, y: Tensor) -> _Crossing | None:
     """The same vectors in three groups of axes, where it pays to form all pairs."""
-    if x.dim() < 2 or y.dim() < 2 or (x.shape == y.shape and 0 not in x.stride()):
+    compiling = torch.compiler.is_compiling()
+    if x.dim() < 2 or y.dim() < 2:
+        return None
+    if not compiling and x.shape == y.shape and 0 not in x.stride():  # no guard on equal sizes
         return None
     dims = max(x.dim(), y.dim())
     given = x.shape, y.shape
@@ -147,9 +150,7 @@ def _crossing(x: Tensor, y: Tensor) -> _Crossing | None:
     row_sizes, column_sizes = [x.shape[i] for i in rows], [y.shape[i] for i in columns]
     shared_sizes = [x.shape[i] for i in shared]
     r, c, s = (math.prod(sizes) for sizes in (row_sizes, column_sizes, shared_sizes))
-    if not torch.compiler.is_compiling() and (
-        min(r, c) < _FEWEST or s * r * c * shape[-1] < _FEWEST_NUMBERS
-    ):
+    if not compiling and (min(r, c) < _FEWEST or s * r * c * shape[-1] < _FEWEST_NUMBERS):
         return None
     last = dims - 1
     grouped = [*shared, *rows, *columns]
