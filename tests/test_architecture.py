@@ -23,7 +23,7 @@ FLOORS = (
     {"cosine", "mixture"},
     {"rotational"},
     {"von_mises_fisher", "power_spherical", "spherical_cauchy", "hyperspherical_uniform"},
-    {"kl", "estimation", "infer", "similarity"},
+    {"kl", "estimation", "infer", "nn", "similarity"},
     {"__init__"},
 )
 # A wing stands on the wings alone.
@@ -140,7 +140,7 @@ def test_documented_names_are_where_they_should_be(module: str, name: str) -> No
     assert "._" not in getattr(found, "__module__", module)
 
 
-@pytest.mark.parametrize("room", ["", ".estimation", ".infer", ".mixture", ".special"])
+@pytest.mark.parametrize("room", ["", ".estimation", ".infer", ".mixture", ".nn", ".special"])
 def test_public_names_are_documented(room: str) -> None:
     module = f"vmfdist{room}"
     for name in importlib.import_module(module).__all__:

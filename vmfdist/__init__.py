@@ -4,7 +4,7 @@ Importing the package registers its Kullback-Leibler divergences with torch and 
 global state.
 """
 
-from vmfdist import cosine, estimation, similarity, special
+from vmfdist import cosine, estimation, nn, similarity, special
 from vmfdist import kl as _kl  # noqa: F401 -- registers the divergences
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
 from vmfdist.power_spherical import PowerSpherical
@@ -18,6 +18,7 @@ __all__ = [
     "VonMisesFisher",
     "cosine",
     "estimation",
+    "nn",
     "similarity",
     "special",
 ]
