@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from cases import FAILURE_RATE, assert_mean, directions, standard_errors_off
-from reference import cosine_reference, log_sphere_area
-from vmfdist import HypersphericalUniform, SphericalCauchy
+from reference import cosine_reference, log_sphere_area, radial
+from vmfdist import HypersphericalUniform, SphericalCauchy, VonMisesFisher
 from vmfdist._families.spherical_cauchy import SPHERICAL_CAUCHY
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist.cosine import SphericalCauchyCosine
@@ -295,3 +295,129 @@ def test_divergences_are_means_of_log_ratios(dim: int, rho: float) -> None:
     flat = uniform.entropy().item()
     assert_mean(law.log_prob(x) + flat, kl_divergence(law, uniform))
     assert_mean(-flat - law.log_prob(y), kl_divergence(uniform, law))
+
+
+@pytest.mark.parametrize("k", [0.0, 1e-3, 2.0, 30.0, 1e5])
+@pytest.mark.parametrize("rho", [0.0, 1e-4, 0.5, 0.98])
+@pytest.mark.parametrize("dim", [2, 3, 40])
+def test_divergence_to_von_mises_fisher(dim: int, rho: float, k: float) -> None:
+    # By quadrature over the cosine with the first direction, across which x is even.
+    law, other = SphericalCauchy(directions(dim), rho), VonMisesFisher(directions(dim, seed=2), k)
+    with mp.workdps(40):
+        at, d = 2 * mp.atanh(mp.mpf(rho)), mp.mpf(dim)
+        end = mp.acosh(mp.exp(60 / (d - 1))) + at
+        step = min(mp.mpf("0.1"), 1 / mp.sqrt(40 * d))
+        nodes = [j * step for j in range(-int(end / step), int(end / step) + 1)]
+        weights = [mp.sech(u) ** (d - 1) for u in nodes]
+        total = mp.fsum(weights)
+        cosines = [mp.tanh(at - u) for u in nodes]
+        mean = mp.fsum(a * b for a, b in zip(weights, cosines, strict=True)) / total
+        ratios = [mp.log(mp.cosh(at) + mp.tanh(u) * mp.sinh(at)) for u in nodes]
+        divergence = (d - 1) * mp.fsum(a * b for a, b in zip(weights, ratios, strict=True)) / total
+        partition, along = radial(dim, k).log_partition, float(law.loc @ other.loc)
+        truth = divergence + partition - k * mean * along
+        scale = max(1, abs(divergence), k * (1 - mean * along))
+    assert abs(kl_divergence(law, other).item() - truth) < 1e-13 * scale
+    assert kl_divergence(law, other).item() == pytest.approx(float(truth), rel=1e-8, abs=1e-10)
+
+
+def test_divergences_to_von_mises_fisher_at_the_ends_and_their_gradients() -> None:
+    loc = directions(4)
+    point, law = SphericalCauchy(loc, 1.0), VonMisesFisher(loc, 3.0)
+    assert kl_divergence(point, law) == math.inf
+    assert kl_divergence(SphericalCauchy(loc, 0.3), VonMisesFisher(loc, math.inf)) == math.inf
+    assert kl_divergence(point, VonMisesFisher(loc, math.inf)) == 0
+    with pytest.raises(ValueError, match=r"dimension 4 \(SphericalCauchy\) and 3"):
+        kl_divergence(point, VonMisesFisher(directions(3), 1.0))
+    rho = double([0.2, 0.5, 0.9]).requires_grad_()
+    k = double([0.5, 1.9, 30.0]).requires_grad_()
+    other = directions(4, seed=2).requires_grad_()
+
+    def between(rho: Tensor, k: Tensor, other: Tensor) -> Tensor:
+        return kl_divergence(
+            SphericalCauchy(loc, rho, validate_args=False),
+            VonMisesFisher(other, k, validate_args=False),
+        )
+
+    assert torch.autograd.gradcheck(between, (rho, k, other))
+    vector = (k.detach().unsqueeze(-1) * other.detach()).requires_grad_()
+    natural = kl_divergence(SphericalCauchy(loc, rho), VonMisesFisher.from_natural(vector))
+    plain = between(rho, k, other)
+    torch.testing.assert_close(natural, plain)
+    (by_vector,) = torch.autograd.grad(natural.sum(), vector)
+    (by_k,) = torch.autograd.grad(plain.sum(), k)
+    torch.testing.assert_close((by_vector * other).sum(-1), by_k)
+
+
+# The Moebius group, and the fit
+
+
+@pytest.mark.parametrize("dim", [2, 3, 9])
+def test_images_are_laws_of_images(dim: int) -> None:
+    law = SphericalCauchy(directions(dim), 0.6)
+    centre = 0.7 * directions(dim, seed=4)
+    image = law.moved(centre)
+    x = directions(200, dim, seed=5)
+    y = moved(x, centre)
+    # The map is conformal: it stretches by (1 - |a|^2) / |x + a|^2 in all d - 1 directions.
+    stretch = (1 - centre @ centre) / (x + centre).square().sum(-1)
+    expected = law.log_prob(x) - (dim - 1) * torch.log(stretch)
+    torch.testing.assert_close(image.log_prob(y), expected)
+    torch.testing.assert_close(
+        SphericalCauchy(directions(dim), 0.0).moved(centre).point, centre, rtol=1e-14, atol=1e-15
+    )
+    torch.testing.assert_close(image.moved(-centre).point, law.point)
+    assert SphericalCauchy(directions(dim), 1.0).moved(centre).concentration.item() == (
+        pytest.approx(1.0)
+    )
+    with pytest.raises(ValueError, match="point must lie within the unit ball"):
+        law.moved(1.1 * directions(dim))
+
+
+@pytest.mark.parametrize(("dim", "rho"), [(2, 0.3), (3, 0.9), (10, 0.6), (5, 0.999)])
+def test_fit_is_where_the_gradient_is_zero(dim: int, rho: float) -> None:
+    samples = SphericalCauchy(directions(dim), rho).sample((400,))
+    weights = torch.rand(400, dtype=torch.float64)
+    for w in (None, weights):
+        law = SphericalCauchy.fit(samples, w)
+        point = law.point.requires_grad_()
+        gap = torch.log((1 - point @ point) / (samples - point).square().sum(-1))
+        (gradient,) = torch.autograd.grad((gap * (1 if w is None else w)).sum(), point)
+        assert gradient.norm() * (1 - law.concentration) < 1e-8
+    # as far from the true one as statistics says: its information is d - 1 about the mean
+    spread = 2 / (400 * (dim - 1) / dim * 2) ** 0.5
+    assert abs(2 * math.atanh(law.concentration.item()) - 2 * math.atanh(rho)) < 6 * spread
+
+
+def test_fit_in_batches_float32_and_its_limits() -> None:
+    samples = SphericalCauchy(directions(3, 1, 4), double([[0.2], [0.9], [0.99]])).sample((50,))
+    samples = samples.squeeze(-2).movedim(0, 1)
+    laws = SphericalCauchy.fit(samples)
+    assert laws.batch_shape == (3,)
+    one = SphericalCauchy.fit(samples[1])
+    torch.testing.assert_close(laws.point[1], one.point)
+    single = SphericalCauchy.fit(samples.float())
+    assert single.loc.dtype == torch.float32
+    torch.testing.assert_close(single.point.double(), laws.point, rtol=1e-5, atol=1e-6)
+    same = directions(4).expand(5, 4)
+    assert SphericalCauchy.fit(same).concentration == 1
+    assert SphericalCauchy.fit(torch.stack((directions(4), -directions(4)))).loc.isfinite().all()
+    cross = torch.cat((torch.eye(4), -torch.eye(4)))
+    assert SphericalCauchy.fit(cross).concentration < 1e-6
+    moved_law = SphericalCauchy.fit(samples[0]).moved(0.5 * directions(4, seed=8))
+    images = moved(samples[0], 0.5 * directions(4, seed=8))
+    torch.testing.assert_close(SphericalCauchy.fit(images).point, moved_law.point)
+    close = SphericalCauchy(directions(4), 1 - 1e-7).sample((100,))
+    gap = 1 - SphericalCauchy.fit(close).concentration.item()
+    assert 0.7e-7 < gap < 1.4e-7
+
+
+def test_fit_is_differentiable() -> None:
+    samples = directions(12, 3).requires_grad_()
+    weights = torch.rand(12, dtype=torch.float64).requires_grad_()
+
+    def fitted(samples: Tensor, weights: Tensor) -> Tensor:
+        unit = torch.nn.functional.normalize(samples, dim=-1)
+        return SphericalCauchy.fit(unit, weights, validate_args=False).point
+
+    assert torch.autograd.gradcheck(fitted, (samples, weights))

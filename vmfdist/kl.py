@@ -12,12 +12,16 @@ vMF, vMF                   :math:`\Phi(\kappa_2) - \Phi(\kappa_1) - A(\kappa_1)(
 uniform, uniform           0
 PS, uniform                :math:`\kappa \Psi'(\kappa) - \Psi(\kappa)`
 uniform, PS                :math:`\Psi(\kappa) - \kappa \Psi'(0)`
+SC, uniform; uniform, SC   :math:`(d - 1)\, \mathrm E \log(\cosh k + w \sinh k)`
+any, vMF                   :math:`\mathrm{KL}(p \,\|\, \mathrm{uniform}) + \Phi(\kappa_2) -
+                           \kappa_2 M \langle\mu_1, \mu_2\rangle`
 PS, vMF                    :math:`\mathrm{KL}(\mathrm{PS} \,\|\, \mathrm{uniform}) +
                            \Phi(\kappa_2) - \kappa_2 M(\kappa_1) \langle\mu_1, \mu_2\rangle`
 =========================  ======================================================================
 
 PS is the power spherical law, :math:`\Psi(\kappa) = \log \mathrm E ((1 + w)/2)^\kappa` for a
-coordinate w of a uniform unit vector, and :math:`M` the mean resultant length.
+coordinate w of a uniform unit vector, and :math:`M` the mean resultant length. SC is the spherical
+Cauchy law, :math:`k = 2 \operatorname{artanh} \rho`.
 
 The first three terms of the divergence between two von Mises-Fisher laws are the Bregman divergence
 of :math:`\Phi`, which :mod:`vmfdist._closed_forms.von_mises_fisher` forms without cancellation.
@@ -30,6 +34,8 @@ References:
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -58,8 +64,8 @@ def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
 
 
 def _given(p: RotationallySymmetric, q: RotationallySymmetric) -> tuple[Tensor, Tensor, Tensor]:
-    """Both concentrations and 1 - <mu_1, mu_2>, in one dtype."""
-    (loc1, k1), (loc2, k2) = p._given, q._given
+    """Both strengths and 1 - <mu_1, mu_2>, in one dtype."""
+    (loc1, _), (loc2, k2), k1 = p._given, q._given, p._strength
     dtype = torch.promote_types(k1.dtype, k2.dtype)
     return k1.to(dtype), k2.to(dtype), squared_chord(loc1, loc2, k2) / 2
 
@@ -95,11 +101,29 @@ def _kl_von_mises_fisher_von_mises_fisher(p: VonMisesFisher, q: VonMisesFisher) 
 @register_kl(PowerSpherical, VonMisesFisher)
 def _kl_power_spherical_von_mises_fisher(p: PowerSpherical, q: VonMisesFisher) -> Tensor:
     dim, shape = _common(p, q)
+    result = ps.kl_to_von_mises_fisher(*_given(p, q), dim)
+    return expanded(_with_natural_derivatives(result, p, q), shape)
+
+
+@register_kl(RotationallySymmetric, VonMisesFisher)
+def _kl_to_von_mises_fisher(p: RotationallySymmetric, q: VonMisesFisher) -> Tensor:
+    dim, shape = _common(p, q)
     k1, k2, separation = _given(p, q)
-    result, vector = ps.kl_to_von_mises_fisher(k1, k2, separation, dim), q._tracked
-    if vector is not None:
-        vector = vector.to(result.dtype)
-        partition = natural.log_partition(torch.zeros_like(k2), vector)  # its derivatives
-        form = ps.kl_to_uniform(k1, dim) + partition - inner_product(p._mean(), vector)
-        result = natural.with_derivatives_of(form, result)
-    return expanded(result, shape)
+    means = p._family.mean_cosine(k1, dim), p._family.one_minus_mean_cosine(k1, dim)
+    cross = vmf.mean_log_ratio(k2, *means, separation, dim)
+    result = (p._family.kl_to_uniform(k1, dim) + cross).clamp(min=0)  # of terms that cancel
+    to_point = torch.where(torch.isinf(k1) & (separation == 0), 0.0, math.inf)
+    result = torch.where(torch.isinf(k2), to_point, result)
+    return expanded(_with_natural_derivatives(result, p, q), shape)
+
+
+def _with_natural_derivatives(
+    result: Tensor, p: RotationallySymmetric, q: VonMisesFisher
+) -> Tensor:
+    """The same divergence, with its derivatives in the natural parameter that q was made of."""
+    if q._tracked is None:
+        return result
+    vector = q._tracked.to(result.dtype)
+    partition = natural.log_partition(torch.zeros_like(vector[..., 0]), vector)
+    form = p._kl_to_uniform() + partition - inner_product(p._mean(), vector)
+    return natural.with_derivatives_of(form, result)

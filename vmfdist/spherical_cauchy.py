@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from vmfdist._closed_forms import sphere
+from vmfdist._closed_forms import natural, sphere
+from vmfdist._numerics import moebius
 from vmfdist._numerics.rows import expanded
+from vmfdist._validation import check_samples, check_vector, check_weights, require
 from vmfdist.cosine import SphericalCauchyCosine
 from vmfdist.rotational import RotationallySymmetric
 
@@ -75,6 +77,101 @@ class SphericalCauchy(RotationallySymmetric):
         "concentration": constraints.unit_interval,
     }
     _cosine = SphericalCauchyCosine
+
+    @classmethod
+    def fit(
+        cls,
+        samples: Tensor,
+        weights: Tensor | None = None,
+        *,
+        validate_args: bool | None = None,
+    ) -> Self:
+        r"""The law under which samples are most likely, by maximum likelihood.
+
+        Its :attr:`point` is the one whose Moebius map moves unit vectors of the mean 0 to the
+        samples (Kent and Tyler 1988 on the circle). It is unique, and robust: no minority of
+        the samples moves it far. If half of the weight or more is on one vector, there is no
+        maximum, and the law is the point mass there. Elsewhere both parameters are differentiable
+        in samples and weights, once.
+
+        Sums are taken in float64. Samples that are within 1e-9 of each other count as equal. A step
+        of the iteration takes n d^2 + d^3 operations.
+
+        Shapes:
+            ``samples`` (..., n, d), ``weights`` (..., n); the axes to the left broadcast to the
+            batch shape of the law.
+
+        Args:
+            samples: unit vectors along the last dimension.
+            weights: nonnegative weights of the samples; equal ones if not given.
+            validate_args: whether to check samples and weights, and the law's ``validate_args``.
+
+        Returns:
+            A law in the dtype of the samples.
+
+        Raises:
+            TypeError: if ``samples`` is not a float32 or float64 tensor, or ``weights`` not a
+                real one.
+            ValueError: if there are no samples or the shapes do not fit; under ``validate_args``
+                also if samples are not unit vectors, weights negative, infinite or NaN, or all of
+                them 0.
+
+        Example:
+            >>> import torch
+            >>> from vmfdist import SphericalCauchy
+            >>> samples = torch.tensor([[0.6, 0.8, 0.0], [0.6, 0.0, 0.8], [0.8, 0.6, 0.0]])
+            >>> law = SphericalCauchy.fit(samples)
+            >>> law.loc
+            tensor([0.7271, 0.6860, 0.0274])
+            >>> law.concentration
+            tensor(0.7866)
+
+        References:
+            * J. T. Kent and D. E. Tyler (1988), Maximum likelihood estimation for the wrapped
+              Cauchy distribution, Journal of Applied Statistics 15(2), 247-254.
+        """
+        validate = cls._validate_args if validate_args is None else validate_args
+        check_samples("samples", samples, validate)
+        x = torch.nn.functional.normalize(samples.double(), dim=-1)
+        if weights is None:
+            shares = x.new_full(x.shape[-2:-1], 1 / x.shape[-2])
+        else:
+            check_weights(weights, samples, validate)
+            shares = weights.double() / weights.double().sum(-1, keepdim=True)
+        point = moebius.conformal_barycentre(x, shares)
+        direction, length = natural.polar(point)
+        rho = torch.where(length < moebius.END - 2.0**-40, length, 1.0)
+        return cls(direction.to(samples.dtype), rho.to(samples.dtype), validate_args)
+
+    @property
+    def point(self) -> Tensor:
+        r"""The point :math:`\rho\mu` of the ball to which the Moebius map moves the centre."""
+        loc, rho = self._given
+        return expanded(rho.unsqueeze(-1) * loc, self.batch_shape + self.event_shape)
+
+    def moved(self, point: Tensor) -> Self:
+        r"""The law of the images of draws under a Moebius map, a spherical Cauchy law too.
+
+        The map of the ball that moves its centre to ``point`` maps the sphere to itself,
+
+        .. math:: x \mapsto (1 - |a|^2) \frac{x + a}{|x + a|^2} + a.
+
+        The uniform law so becomes the one with that :attr:`point`.
+
+        Args:
+            point: vectors of length below 1, of a shape that broadcasts with the batch shape.
+
+        Raises:
+            ValueError: under ``validate_args``, if a point is not within the ball.
+        """
+        check_vector("point", point)
+        if self._validate_args:
+            inside = torch.linalg.vector_norm(point, dim=-1)
+            require("point must lie within the unit ball", inside, lambda r: r < 1, "length")
+        image = moebius.add(*torch.broadcast_tensors(point, self.point))
+        direction, length = natural.polar(image)
+        # At the point mass, which a map keeps on the sphere, rounding is not to lead beyond.
+        return type(self)(direction, length.clamp(max=1), self.__dict__.get("_validate_args"))
 
     @property
     def log_normalizer(self) -> Tensor:

@@ -34,7 +34,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmfdist._closed_forms import sphere
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.constants import as_tensors, cached_constant
 from vmfdist._numerics.decimals import working_precision
@@ -248,11 +247,8 @@ def kl_to_von_mises_fisher(k1: Tensor, k2: Tensor, separation: Tensor, dim: int)
     KL to uniform + Phi(k2) - k2 M(k1) (1 - separation), of which the last is half the squared
     distance between the mean directions; above k2 = d/2 without the two terms of size k2.
     """
-    f2, mean = finite(k2), mean_cosine(k1, dim)
-    spread = f2 * one_minus_mean_cosine(k1, dim)
-    log_mode = vmf.log_density_at_mode(f2, dim) + sphere.log_sphere_area(dim)
-    rest = torch.where(k2 < dim / 2, vmf.log_partition(f2, dim) - f2 * mean, spread - log_mode)
-    result = kl_to_uniform(k1, dim) + rest + f2 * mean * separation
+    means = mean_cosine(k1, dim), one_minus_mean_cosine(k1, dim)
+    result = kl_to_uniform(k1, dim) + vmf.mean_log_ratio(k2, *means, separation, dim)
     same = torch.isinf(k1) & (separation == 0)
     at_infinity = torch.where(same, 0.0, torch.full_like(k1, math.inf))
     return torch.where(torch.isinf(k2), at_infinity, result.clamp(min=0))  # of equal terms

@@ -592,3 +592,17 @@ def mean_resultant_length_difference(k1: Tensor, k2: Tensor, dim: float) -> Tens
     fall = e.sine1 * (e.step1 / e.s2) * (e.p2 * (e.sine1 + k2 / e.s1))
     x_prime_change = -2 * (e.p2 * turn / e.s2 - fall)
     return leading + slope_change * x_prime2 + e.slope1 * x_prime_change
+
+
+def mean_log_ratio(
+    k: Tensor, mean: Tensor, one_minus_mean: Tensor, separation: Tensor, dim: int
+) -> Tensor:
+    """E log(uniform density / density) = Phi - k M (1 - separation), under another law.
+
+    That has the mean resultant length M, in a direction with the cosine 1 - separation to this
+    law's. Above k = d/2 without the two terms of size k.
+    """
+    f = finite(k)
+    log_mode = log_density_at_mode(f, dim) + log_sphere_area(dim)
+    rest = torch.where(k < dim / 2, log_partition(f, dim) - f * mean, f * one_minus_mean - log_mode)
+    return rest + f * mean * separation
