@@ -58,8 +58,8 @@ _ERRORS = {torch.float64: (2.0**-48, 2.0**-72, 2.0**-89), torch.float32: (2.0**-
 # A block of pairs in float64, which with its temporaries stays in a processor's cache.
 _BLOCK = 1 << 17
 
-# Of fewer pairs, or fewer values or laws, the differences cost less.
-_FEWEST_NUMBERS, _FEWEST = 1 << 14, 4
+# Of fewer numbers (pairs times dimension), values or laws the differences cost less.
+_FEWEST_NUMBERS, _FEWEST = 1 << 17, 3
 
 
 def squared_chord(x: Tensor, y: Tensor, k: Tensor | None = None) -> Tensor:
@@ -179,7 +179,7 @@ def _slices_needed(crossing: _Crossing, k: Tensor | None) -> int:
     if k is None or not may_look_at(k) or not k.numel():
         return 1 if dtype == torch.float32 and len(errors) > 2 else 2
     allowed = 16 * torch.finfo(dtype).eps
-    largest = max(k.max().item(), 1.0)
+    largest = max(k.detach().max().item(), 1.0)
     return next((n for n, error in enumerate(errors, 1) if largest * error <= allowed), len(errors))
 
 
