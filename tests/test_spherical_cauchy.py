@@ -421,3 +421,50 @@ def test_fit_is_differentiable() -> None:
         return SphericalCauchy.fit(unit, weights, validate_args=False).point
 
     assert torch.autograd.gradcheck(fitted, (samples, weights))
+
+
+# The distance in place of the concentration
+
+
+@pytest.mark.parametrize("dim", [2, 3, 9])
+def test_laws_of_a_distance_are_those_of_the_concentration(dim: int) -> None:
+    rho, loc, x = double([0.0, 1e-6, 0.3, 0.9]), directions(dim), directions(dim, seed=3)
+    ours, theirs = SphericalCauchy.from_distance(loc, 2 * rho.atanh()), SphericalCauchy(loc, rho)
+    for name in ("concentration", "mean", "variance", "log_normalizer", "point"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name))
+    for each in (ours, ours.expand((2, 4))):
+        torch.testing.assert_close(
+            each.log_prob(x)[..., 1], theirs.log_prob(x)[1].expand(each.batch_shape[:-1])
+        )
+        torch.testing.assert_close(
+            each.cosine.expand(each.batch_shape).mean, theirs.cosine.mean.expand(each.batch_shape)
+        )
+    ours.concentration = 0.5
+    torch.testing.assert_close(ours.entropy(), SphericalCauchy(loc, 0.5).entropy().expand(4))
+    cosine = theirs.cosine
+    cosine.concentration = 0.5
+    torch.testing.assert_close(cosine.mean, SphericalCauchyCosine(double(0.5), dim).mean.expand(4))
+
+
+def test_digits_where_the_concentration_has_none(dtype: torch.dtype) -> None:
+    loc = directions(5, dtype=dtype)
+    k = torch.tensor([30.0, 50.0, 80.0], dtype=dtype, requires_grad=True)
+    law = SphericalCauchy.from_distance(loc, k)
+    if dtype == torch.float32:
+        assert (law.concentration == 1).all()
+    # There the log density at loc is 4 k less the log area, tails are 4 k further down.
+    flat = HypersphericalUniform(5, dtype=dtype).entropy()
+    for value, sign in ((loc, 1), (-loc, -1)):
+        log_density = law.log_prob(value)
+        torch.testing.assert_close(log_density, 4 * sign * k - flat)
+        (gradient,) = torch.autograd.grad(log_density.sum(), k)
+        torch.testing.assert_close(gradient, torch.full_like(k, 4.0 * sign))
+    # and tan(angle / 2) is exp(-k) times that of a uniform direction, which is 1 in the median
+    torch.testing.assert_close(law.mass_cone(0.5), 2 * torch.exp(-k.detach()))
+    (gradient,) = torch.autograd.grad(law.entropy().sum(), k)
+    torch.testing.assert_close(gradient, torch.full_like(k, -4.0))
+    far = SphericalCauchy.from_distance(loc, math.inf)
+    assert far.concentration == 1
+    assert far.entropy() == -math.inf
+    with pytest.raises(ValueError, match="distance must be nonnegative, got the value -1"):
+        SphericalCauchy.from_distance(loc, -1.0)

@@ -138,10 +138,10 @@ def fitting(name: str, x: Tensor, shape: torch.Size) -> Tensor:
     return x
 
 
-def check_concentration(concentration: Tensor, largest: float) -> None:
+def check_concentration(name: str, concentration: Tensor, largest: float) -> None:
     """Raises ValueError where a concentration is negative, NaN or larger than that."""
     most = f" and at most {largest:g}" if largest < math.inf else ""
-    require(f"concentration must be nonnegative{most}", concentration, lambda k: 0 <= k <= largest)
+    require(f"{name} must be nonnegative{most}", concentration, lambda k: 0 <= k <= largest)
 
 
 def require_held(name: str, x: Tensor | float, dtype: torch.dtype) -> None:

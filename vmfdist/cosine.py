@@ -59,7 +59,7 @@ __all__ = [
 def _check_concentration(concentration: Tensor, largest: float, validate: bool) -> None:
     require_float("concentration", concentration, unit=False)
     if validate:
-        check_concentration(concentration, largest)
+        check_concentration("concentration", concentration, largest)
 
 
 class CosineLaw(TorchDistribution):
@@ -107,7 +107,10 @@ class CosineLaw(TorchDistribution):
             require_held("concentration", float(concentration), self._given.dtype)
             concentration = self._given.new_full((), float(concentration))
         _check_concentration(concentration, self._family.point_mass, self._validate_args)
-        self._given = fitting("concentration", concentration, self.batch_shape)
+        self._take(fitting("concentration", concentration, self.batch_shape))
+
+    def _take(self, concentration: Tensor) -> None:
+        self._given = concentration
 
     def __repr__(self) -> str:
         k = self.concentration
@@ -246,7 +249,7 @@ class CosineLaw(TorchDistribution):
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws without gradients, in forward mode too."""
         with torch.no_grad():
-            return self._draw(sample_shape, self._family.strength(self._given.detach()))
+            return self._draw(sample_shape, self._strength.detach())
 
     def _draw(self, sample_shape: _size, k: Tensor) -> Tensor:
         shape = (*sample_shape, *self._batch_shape)
@@ -344,6 +347,21 @@ class SphericalCauchyCosine(CosineLaw):
 
     arg_constraints: ClassVar[dict[str, Any]] = {"concentration": constraints.unit_interval}
     _family = SPHERICAL_CAUCHY
+    _distance: Tensor | None = None  # k, of a law that was made of it
+
+    @property
+    def _strength(self) -> Tensor:
+        return super()._strength if self._distance is None else self._distance
+
+    def _take(self, concentration: Tensor) -> None:
+        super()._take(concentration)
+        self._distance = None
+
+    def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
+        """The same law with a larger batch shape."""
+        new = super().expand(batch_shape, _instance)
+        new._distance = self._distance
+        return new
 
 
 def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tensor:

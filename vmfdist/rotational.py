@@ -46,26 +46,32 @@ __all__ = [
 ]
 
 
-def _as_concentration(concentration: Tensor | float, loc: Tensor, validate: bool) -> Tensor:
+def _as_concentration(
+    name: str, concentration: Tensor | float, loc: Tensor, validate: bool
+) -> Tensor:
     """The concentration in the dtype of ``loc``; a number without a copy from the host."""
     if not isinstance(concentration, Tensor) and isinstance(concentration, Real):
-        require_held("concentration", float(concentration), loc.dtype)
+        require_held(name, float(concentration), loc.dtype)
         return torch.full((), float(concentration), dtype=loc.dtype, device=loc.device)
-    k = require_dense("concentration", concentration, "a real tensor or a Python number")
+    k = require_dense(name, concentration, "a real tensor or a Python number")
     if validate:
-        require_held("concentration", k, loc.dtype)
+        require_held(name, k, loc.dtype)
     return k.to(loc.dtype)
 
 
-def _as_parameters(
-    loc: Tensor, concentration: Tensor | float, largest: float, validate: bool
+def as_parameters(
+    loc: Tensor,
+    concentration: Tensor | float,
+    largest: float,
+    validate: bool,
+    name: str = "concentration",
 ) -> tuple[Tensor, Tensor]:
     """Both parameters as tensors of one dtype, checked each on its own."""
     check_vector("loc", loc, unit=True)
-    concentration = _as_concentration(concentration, loc, validate)
+    concentration = _as_concentration(name, concentration, loc, validate)
     if validate:
         check_on_sphere("loc", loc)
-        check_concentration(concentration, largest)
+        check_concentration(name, concentration, largest)
     return loc, concentration
 
 
@@ -116,7 +122,7 @@ class RotationallySymmetric(TorchDistribution):
     def _checked(
         self, loc: Tensor, concentration: Tensor | float, validate: bool
     ) -> tuple[Tensor, Tensor]:
-        return _as_parameters(loc, concentration, self._family.point_mass, validate)
+        return as_parameters(loc, concentration, self._family.point_mass, validate)
 
     @property
     def loc(self) -> Tensor:
@@ -207,8 +213,7 @@ class RotationallySymmetric(TorchDistribution):
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws without gradients, in forward mode too."""
         with torch.no_grad():
-            loc, concentration = (parameter.detach() for parameter in self._given)
-            k = self._family.strength(concentration)
+            loc, k = self._given[0].detach(), self._strength.detach()
             return draw(self._noise(sample_shape), loc, k, self._family.of_noise)
 
     def _noise(self, sample_shape: _size) -> Tensor:

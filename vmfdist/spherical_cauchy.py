@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
+from torch.types import _size
 
 from vmfdist._closed_forms import natural, sphere
+from vmfdist._closed_forms import spherical_cauchy as sc
 from vmfdist._numerics import moebius
 from vmfdist._numerics.rows import expanded
 from vmfdist._validation import check_samples, check_vector, check_weights, require
 from vmfdist.cosine import SphericalCauchyCosine
-from vmfdist.rotational import RotationallySymmetric
+from vmfdist.rotational import RotationallySymmetric, as_parameters
 
 __all__ = ["SphericalCauchy"]
 
@@ -36,7 +39,7 @@ class SphericalCauchy(RotationallySymmetric):
     d - 1 degrees of freedom and the spread :math:`(1 - \rho) / (1 + \rho)`.
 
     A concentration next to 1 has lost digits of its distance from 1, which is what counts: in
-    float32 at .9999 the last place changes that by 6e-4 of it.
+    float32 at .9999 the last place changes that by 6e-4 of it. :meth:`from_distance` keeps them.
 
     Shapes:
         As for :class:`VonMisesFisher`: ``loc`` (..., d) and ``concentration`` (...) broadcast,
@@ -77,6 +80,62 @@ class SphericalCauchy(RotationallySymmetric):
         "concentration": constraints.unit_interval,
     }
     _cosine = SphericalCauchyCosine
+    _distance: Tensor | None = None  # k, of a law that was made of it
+
+    @classmethod
+    def from_distance(
+        cls, loc: Tensor, distance: Tensor | float, validate_args: bool | None = None
+    ) -> Self:
+        r"""The law with a given hyperbolic distance of :math:`\rho\mu` from the centre of the ball.
+
+        It is :math:`k = 2 \operatorname{artanh} \rho = \log \frac{1 + \rho}{1 - \rho}`, from 0 to
+        infinity; from a complement c = 1 - :math:`\rho` it is :math:`\log(2/c - 1)`. All that
+        the law gives has the digits of k, where :math:`\rho` may have none left, and is smooth
+        in it: a layer that gives it cannot end at the point mass by rounding. Once a parameter is
+        assigned, the law is one of ``loc`` and ``concentration``.
+
+        Args:
+            loc: the mean direction, as for the law itself.
+            distance: k from 0 to infinity, a tensor or a Python number.
+            validate_args: whether to check both, and the law's ``validate_args``.
+
+        Raises:
+            TypeError: if ``loc`` is not a float32 or float64 tensor.
+            ValueError: as for the law itself; under ``validate_args`` also if the distance is
+                negative or NaN.
+
+        Example:
+            >>> import torch
+            >>> from vmfdist import SphericalCauchy
+            >>> law = SphericalCauchy.from_distance(torch.tensor([0.6, 0.0, 0.8]), 20.0)
+            >>> law.concentration, law.mass_cone(0.5)
+            (tensor(1.), tensor(4.1223e-09))
+        """
+        validate = cls._validate_args if validate_args is None else validate_args
+        loc, k = as_parameters(loc, distance, math.inf, validate, name="distance")
+        law = cls(loc, torch.tanh(k / 2), validate_args)
+        law._distance = k
+        return law
+
+    @property
+    def _strength(self) -> Tensor:
+        return super()._strength if self._distance is None else self._distance
+
+    def _take(self, loc: Tensor, concentration: Tensor) -> None:
+        super()._take(loc, concentration)
+        self._distance = None
+
+    def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
+        """The same law with a larger batch shape, sharing memory with this one."""
+        new = super().expand(batch_shape, _instance)
+        new._distance = self._distance
+        return new
+
+    @property
+    def _given_cosine(self) -> SphericalCauchyCosine:
+        cosine = SphericalCauchyCosine(self._given[1], self.dim, validate_args=False)
+        cosine._distance = self._distance
+        return cosine
 
     @classmethod
     def fit(
@@ -176,7 +235,5 @@ class SphericalCauchy(RotationallySymmetric):
     @property
     def log_normalizer(self) -> Tensor:
         r"""log of the integral of :math:`(1 + \rho^2 - 2\rho \langle x, \mu\rangle)^{1-d}`."""
-        rho = self._given[1]
-        log_gap = torch.log1p(-rho) + torch.log1p(rho)  # of 1 - rho^2
-        area = sphere.log_sphere_area(self.dim)
-        return expanded(area + (1 - self.dim) * log_gap, self.batch_shape)
+        rest = (self.dim - 1) * sc.minus_log_gap(self._strength)
+        return expanded(sphere.log_sphere_area(self.dim) + rest, self.batch_shape)

@@ -242,6 +242,13 @@ def kl_to_uniform(k: Tensor, dim: int) -> Tensor:
     return (dim - 1) * (f * (f / (f + _SCALE)) * _series("divergence", k, dim)) + (k - f)
 
 
+def minus_log_gap(k: Tensor) -> Tensor:
+    """-log(1 - rho^2) = 2 log cosh(k/2)."""
+    low = torch.tanh(k.clamp(max=2) / 2).square()
+    high = k + 2 * (torch.log1p(torch.exp(-k)) - math.log(2))
+    return torch.where(k < 2, -torch.log1p(-low), high)
+
+
 @cached_constant(maxsize=1024)
 @working_precision()
 def _uniform_cosine_entropy(dim: int) -> float:
