@@ -148,7 +148,8 @@ def probability_table() -> str:
 def closed_form_table() -> str:
     """The table of everything that has a closed form."""
     rows = []
-    for quantity in tqdm(accuracy.QUANTITIES, desc="closed forms"):
+    quantities = [*accuracy.QUANTITIES, *accuracy.CAUCHY_QUANTITIES]
+    for quantity in tqdm(quantities, desc="closed forms"):
         row = [quantity.name]
         for dtype in DTYPES:
             worst = max(max(accuracy.errors(quantity, dim, dtype)) for dim in DIMS)

@@ -74,6 +74,7 @@ def table(title: str, measured: Measured) -> str:
 STYLES = {  # of what the charts show
     rivals.OURS: ("#4477aa", "o"),
     rivals.OURS_POWER: ("#66ccee", "o"),
+    rivals.OURS_CAUCHY: ("#228833", "o"),
     rivals.NORMAL: ("0.35", "|"),
     "power_spherical": ("#cc3311", "^"),
     "scipy, one law": ("#ee9933", "s"),

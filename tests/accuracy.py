@@ -35,6 +35,7 @@ class Quantity(NamedTuple):
     truth: Truth
     limit: float  # in units of eps
     reference: Callable[[int, float], Any] = radial
+    concentrations: Sequence[float] = CONCENTRATIONS
 
 
 class Error(NamedTuple):
@@ -433,7 +434,7 @@ def _cauchy_entropy(k: Tensor, dim: int) -> Tensor:
 
 
 def _of_cauchy(name: str, compute: Any, truth: Truth, limit: float) -> Quantity:
-    return Quantity(f"spherical Cauchy: {name}", compute, truth, limit, spherical_cauchy)
+    return Quantity(f"spherical Cauchy: {name}", compute, truth, limit, spherical_cauchy, STRENGTHS)
 
 
 CAUCHY_QUANTITIES = [
@@ -482,10 +483,11 @@ def errors(
     quantity: Quantity,
     dim: int,
     dtype: torch.dtype,
-    concentrations: Sequence[float] = CONCENTRATIONS,
+    concentrations: Sequence[float] | None = None,
 ) -> Iterator[Error]:
-    """The error at every concentration, by default of the grid, in units of eps of the scale."""
+    """The error at every concentration, by default of its grid, in units of eps of the scale."""
     eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    concentrations = quantity.concentrations if concentrations is None else concentrations
     computed = quantity.compute(torch.tensor(concentrations, dtype=dtype), dim).tolist()
     for k, value in zip(concentrations, computed, strict=True):
         with mp.workdps(40):

@@ -42,7 +42,7 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import normalize
 
 from cases import assert_mean, directions
-from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
+from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
 from vmfdist.infer import AutoVonMisesFisher
 
 UNIFORM = HypersphericalUniform(3, dtype=torch.float64)
@@ -259,6 +259,7 @@ def test_start(dtype: torch.dtype) -> None:
         pytest.param(UNIFORM, id="uniform"),
         pytest.param(VonMisesFisher(directions(3), 2.0), id="von-mises-fisher"),
         pytest.param(PowerSpherical(directions(3), 2.0), id="power-spherical"),
+        pytest.param(SphericalCauchy(directions(3), 0.6), id="spherical-cauchy"),
         pytest.param(dist.ProjectedNormal(directions(3)), id="projected-normal"),
         pytest.param(UNIFORM.expand((5,)).to_event(1), id="to-event"),
         pytest.param(UNIFORM.expand((5, 2)).mask(False).to_event(2), id="masked"),

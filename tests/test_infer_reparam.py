@@ -24,7 +24,7 @@ from torch.distributions import biject_to, transform_to
 from torch.nn.functional import normalize
 
 from cases import BOUND, assert_mean, directions, standard_errors_off
-from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
+from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
 from vmfdist.infer import AutoSphereReparam, SphereReparam
 
 
@@ -350,6 +350,7 @@ def test_that_would_find_a_wrong_density() -> None:
         pytest.param(HypersphericalUniform(5, dtype=torch.float64), id="uniform"),
         pytest.param(PowerSpherical(directions(3), 3.0), id="power-spherical"),
         pytest.param(PowerSpherical(directions(20), 40.0), id="power-spherical-20"),
+        pytest.param(SphericalCauchy(directions(3), 0.6), id="spherical-cauchy"),
         pytest.param(dist.ProjectedNormal(2 * directions(4)), id="projected-normal"),
     ],
 )

@@ -23,7 +23,7 @@ def test_closed_forms_in_eps(dim: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dim", [*accuracy.ALL_SMALL_DIMS, *accuracy.LARGE_DIMS])
 def test_closed_forms_in_eps_everywhere(dim: int, dtype: torch.dtype) -> None:
     for quantity in accuracy.CAUCHY_QUANTITIES:
-        worst = max(accuracy.errors(quantity, dim, dtype, accuracy.STRENGTHS))
+        worst = max(accuracy.errors(quantity, dim, dtype))
         assert worst.eps <= quantity.limit, (quantity.name, worst)
 
 

@@ -23,7 +23,7 @@ from torch.distributions import (
 )
 from torch.nn.functional import normalize
 
-from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
+from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
 
 Rivals = dict[str, Callable[[], object]]
 Job = Callable[[int, int], Rivals]
@@ -39,6 +39,7 @@ DIVERGENCES = [(128, 20), (100_000, 20), (100_000, 64), (100_000, 1024)]
 
 OURS, OURS_SHARED = "vmfdist", "vmfdist, shared"
 OURS_POWER = "vmfdist, power spherical"
+OURS_CAUCHY = "vmfdist, spherical Cauchy"
 PRODUCT = "product by hand"
 NORMAL, NORMALISED = "Normal", "randn, normalised"
 
@@ -55,11 +56,13 @@ def _laws(n: int, dim: int) -> dict[str, tuple[Distribution, tuple[Tensor, ...]]
     """Laws with a draw that has gradients, and their parameters."""
     loc, scale, concentration = _parameters(n, dim)
     shared = torch.tensor(50.0, requires_grad=True)
+    rho = torch.rand(n).requires_grad_()
     laws = {
         NORMAL: (Normal(loc, scale, validate_args=False), (loc, scale)),
         OURS: (VonMisesFisher(loc, concentration, validate_args=False), (loc, concentration)),
         OURS_SHARED: (VonMisesFisher(loc, shared, validate_args=False), (loc, shared)),
         OURS_POWER: (PowerSpherical(loc, concentration, validate_args=False), (loc, concentration)),
+        OURS_CAUCHY: (SphericalCauchy(loc, rho, validate_args=False), (loc, rho)),
     }
     if importlib.util.find_spec("power_spherical"):
         from power_spherical import PowerSpherical as Theirs
