@@ -25,7 +25,10 @@ from cases import BOUND, FAILURE_RATE, assert_mean, directions, not_dense, not_d
 from reference import log_sphere_area, radial
 from vmfdist import VonMisesFisher, mixture
 from vmfdist.mixture import VonMisesFisherMixture, _rows, _starts, estimator
+from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._expectation_maximisation import Mixture
+
+FULL = Concentrations("full", 0.0, 0.0, 2.0**52)
 
 
 def fitted(X: Any, n_components: int = 1, **options: Any) -> VonMisesFisherMixture:
@@ -219,17 +222,16 @@ def test_float32_rows_at_high_concentration(dim: int, k: float) -> None:
 
 
 @pytest.fixture
-def log_likelihoods(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Of all E steps that follow."""
+def objectives(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What EM maximises, of all E steps that follow."""
     result: list[float] = []
 
-    def expect(*arguments: Any) -> Any:
-        expectation = original(*arguments)
-        result.append(expectation.log_likelihood)
-        return expectation
+    def objective(*arguments: Any) -> float:
+        result.append(original(*arguments))
+        return result[-1]
 
-    original = estimator.expect
-    monkeypatch.setattr(estimator, "expect", expect)
+    original = estimator.objective
+    monkeypatch.setattr(estimator, "objective", objective)
     return result
 
 
@@ -237,7 +239,7 @@ def log_likelihoods(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize("n_components", [1, 3, 6])
 @pytest.mark.parametrize("dim", [2, 3, 20])
 def test_the_likelihood_never_falls(
-    dim: int, n_components: int, dtype: torch.dtype, log_likelihoods: list[float]
+    dim: int, n_components: int, dtype: torch.dtype, objectives: list[float]
 ) -> None:
     noise = torch.randn(30, dim, dtype=torch.float64)
     spread = torch.logspace(-6, 1, 30, dtype=torch.float64).unsqueeze(1)
@@ -248,12 +250,38 @@ def test_the_likelihood_never_falls(
         directions(10, dim, seed=5).repeat(3, 1),  # equal rows
     ):
         for seed in range(2):
-            log_likelihoods.clear()
+            objectives.clear()
             fitted(X.to(dtype), n_components, max_iter=30, tol=0, random_state=seed)
             # 2^20 times the rounding of 1 - <x, mu>
-            assert np.diff(log_likelihoods).min() > -1e-10
-            iterations += len(log_likelihoods) - 1
+            assert np.diff(objectives).min() > -1e-10
+            iterations += len(objectives) - 1
     assert iterations > (5 if n_components == 1 else 12)  # one is at its maximum at once
+
+
+@pytest.mark.filterwarnings("ignore:.*collapsed:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"concentration_type": "tied"},
+        {"concentration_type": 5.0},
+        {"concentration_prior": (2.0, 0.5)},
+        {"concentration_type": "tied", "concentration_prior": (10, 0.9)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_nor_do_likelihood_and_prior(
+    options: dict[str, Any], weighted: bool, objectives: list[float]
+) -> None:
+    X = torch.cat((directions(30, 3, seed=5), directions(1, 3).repeat(3, 1)))
+    weights = torch.linspace(0, 3, len(X)) if weighted else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Best performing", ConvergenceWarning)
+        model = VonMisesFisherMixture(4, tol=0, random_state=0, **options)
+        model.fit(X, sample_weight=weights)
+    assert len(objectives) > 5
+    assert np.diff(objectives).min() > -1e-10
+    assert objectives[-1] == model.lower_bound_
 
 
 def test_tol_and_max_iter() -> None:
@@ -285,6 +313,157 @@ def test_more_components_fit_better_and_bic_knows_how_many() -> None:
     models = [fitted(X, n, n_init=3) for n in (1, 2, 3, 4, 5)]
     assert np.argmin([model.bic(X) for model in models]) == 2
     assert models[4].lower_bound_ > models[2].lower_bound_
+
+
+# Concentrations
+
+
+def test_estimates_of_concentrations() -> None:
+    X = clusters(*OVERLAPPING["sphere"])
+    for options in (
+        {"concentration_type": "tied"},
+        {"concentration_prior": (3.0, 0.8)},
+        {"concentration_type": "tied", "concentration_prior": (3.0, 0.8)},
+    ):
+        before, after = (fitted(X, 3, max_iter=n, tol=0, **options) for n in (2, 3))
+        assert after.n_iter_ == 3
+        rows, cosine = options.get("concentration_prior", (0.0, 0.0))
+        with mp.workdps(30):
+            sizes, means = exact_means(X, parameters(before))
+            lengths = [size * mp.norm(mean) for size, mean in zip(sizes, means, strict=True)]
+            if "concentration_type" in options:
+                sizes, lengths = [mp.fsum(sizes)] * 3, [mp.fsum(lengths)] * 3
+            for k, size, length in zip(after.concentrations_.tolist(), sizes, lengths, strict=True):
+                expected = (length + rows * cosine) / (size + rows)
+                assert abs(radial(3, k).mean / expected - 1) < 1e-9
+
+
+def test_a_fixed_concentration() -> None:
+    X = clusters(*OVERLAPPING["sphere"])
+    model = fitted(X, 3, concentration_type=7, n_init=3)
+    assert model.concentrations_.tolist() == [7, 7, 7]
+    assert model.lower_bound_ < fitted(X, 3, concentration_type="tied").lower_bound_
+    # a mixture of what is known to have this concentration
+    law = VonMisesFisher(model.mean_directions_, model.concentrations_)
+    joint = model.weights_.log() + law.log_prob(X.unsqueeze(1))
+    torch.testing.assert_close(model.score_samples(X), joint.logsumexp(1))
+
+
+def test_criteria_count_what_is_estimated() -> None:
+    X = clusters(*OVERLAPPING["sphere"])
+    for kind, concentrations in (("full", 3), ("tied", 1), (5.0, 0)):
+        model = fitted(X, 3, concentration_type=kind)
+        assert model.aic(X) == pytest.approx(
+            2 * (3 * 2 + concentrations + 2) - 2 * len(X) * model.score(X)
+        )
+
+
+def test_a_prior_keeps_components_from_collapsing() -> None:
+    X = directions(1, 3).repeat(10, 1)
+    model = fitted(X, concentration_prior=(2, 0.5))  # a warning would be an error
+    with mp.workdps(30):
+        assert float(radial(3, model.concentrations_.item()).mean) == pytest.approx(11 / 12)
+    assert model.lower_bound_ != model.score(X)
+
+
+# Weights and streams
+
+
+def test_a_weight_is_a_number_of_rows(dtype: torch.dtype) -> None:
+    X = clusters(*OVERLAPPING["sphere"], dtype=dtype)
+    counts = torch.arange(len(X)) % 4
+    start = {"means_init": torch.eye(3), "tol": 1e-8, "concentration_prior": (1, 0.5)}
+    repeated = X.repeat_interleave(counts, 0)
+    expected, model = fitted(repeated, 3, **start), VonMisesFisherMixture(3, **start)
+    model.fit(X, sample_weight=counts)
+    torch.testing.assert_close(model.weights_, expected.weights_)
+    torch.testing.assert_close(model.mean_directions_, expected.mean_directions_)
+    torch.testing.assert_close(model.concentrations_, expected.concentrations_)
+    assert model.score(X, sample_weight=counts) == pytest.approx(expected.score(repeated))
+    assert model.bic(X, sample_weight=counts) == pytest.approx(expected.bic(repeated))
+    assert model.aic(X, sample_weight=counts) == pytest.approx(expected.aic(repeated))
+    shares = (counts / 100).tolist()  # without a prior only their ratios count
+    arrays = VonMisesFisherMixture(3, means_init=np.eye(3)).fit(X.numpy(), sample_weight=shares)
+    other = VonMisesFisherMixture(3, means_init=np.eye(3)).fit(X, sample_weight=counts)
+    np.testing.assert_allclose(arrays.mean_directions_, other.mean_directions_)
+
+
+@pytest.mark.parametrize("kind", ["k-means++", "random", "random_from_data"])
+def test_rows_of_weight_0_do_not_count(kind: str) -> None:
+    X = clusters(3, [60.0, 200.0], [50, 50])
+    weights = torch.ones(200)
+    weights[100:] = 0
+    model = VonMisesFisherMixture(2, init_params=kind, n_init=2, random_state=0)
+    found = model.fit(torch.cat((X, -X)), sample_weight=weights).mean_directions_
+    expected = fitted(X, 2).mean_directions_
+    torch.testing.assert_close(
+        (found @ expected.T).amax(1), torch.ones(2).double(), atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ([1.0, 1.0], r"sample_weight must have the shape \(4,\), got \(2,\)"),
+        ([1.0, -1.0, 1.0, 1.0], "sample_weight must be nonnegative and finite, .*between -1 and 1"),
+        ([1.0, math.nan, 1.0, 1.0], "sample_weight must be nonnegative and finite, got NaN"),
+        ([0.0] * 4, "sample_weight is 0 throughout"),
+        ([1.0, 0.0, 0.0, 0.0], "2 rows with a weight above 0 are needed for .*, got 1 of 4"),
+    ],
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_bad_weights(weights: list[float], words: str, method: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        getattr(VonMisesFisherMixture(2), method)(torch.eye(4), sample_weight=weights)
+
+
+def test_the_first_part_of_a_stream_takes_one_step() -> None:
+    X = clusters(*OVERLAPPING["sphere"])
+    expected = fitted(X, 3, max_iter=1, tol=0)
+    model = VonMisesFisherMixture(3, random_state=0).partial_fit(X)
+    assert torch.equal(model.mean_directions_, expected.mean_directions_)
+    assert torch.equal(model.concentrations_, expected.concentrations_)
+    assert model.n_iter_ == 1
+
+
+@pytest.mark.parametrize("concentration", [50.0, 1e10])
+def test_a_stream_with_equal_weights_is_all_rows(
+    concentration: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One component has no parameter that could be out of date.
+    monkeypatch.setattr(estimator, "_STEP_EXPONENT", 1.0)
+    X = clusters(3, [concentration], [1_000])
+    expected, model = fitted(X), VonMisesFisherMixture()
+    for part in X.split([100, 300, 1, 599]):
+        model.partial_fit(part)
+    assert model.n_iter_ == 4
+    torch.testing.assert_close(
+        model.mean_directions_, expected.mean_directions_, rtol=0, atol=1e-14
+    )
+    torch.testing.assert_close(model.concentrations_, expected.concentrations_, rtol=1e-5, atol=0)
+
+
+def test_a_stream_finds_the_mixture() -> None:
+    X = clusters(3, [20.0, 80.0, 40.0], [8_000, 4_000, 6_000])[torch.randperm(18_000)]
+    expected, model = fitted(X, 3, tol=1e-8), VonMisesFisherMixture(3, random_state=0)
+    for part in X.numpy().reshape(36, 500, 3):
+        model.partial_fit(part)
+    order = (expected.mean_directions_.numpy() @ model.mean_directions_.T).argmax(1)
+    assert sorted(order) == [0, 1, 2]
+    # a twentieth or so of the rows count: four times the errors of a fit to all of them
+    np.testing.assert_allclose(model.weights_[order], expected.weights_, atol=0.05)
+    np.testing.assert_allclose(model.concentrations_[order], expected.concentrations_, rtol=0.2)
+    assert model.score(X.numpy()) > expected.lower_bound_ - 0.01
+
+
+def test_a_stream_goes_on_after_a_fit() -> None:
+    X = clusters(3, [20.0, 80.0], [500, 500])
+    model = fitted(X, 2)
+    before = model.concentrations_
+    with pytest.raises(ValueError, match=r"X has 4 features, but .* expecting 3"):
+        model.partial_fit(torch.eye(4))
+    assert model.partial_fit(X[:1]).concentrations_ is not before
+    torch.testing.assert_close(model.concentrations_, before, rtol=0.1, atol=0)
 
 
 # Starts
@@ -370,7 +549,9 @@ def test_further_starts_are_the_best_of_short_runs_of_all_kinds(
     monkeypatch.setattr(_starts._Starts, "of_kind", of_kind)
     monkeypatch.setattr(_starts._Starts, "after_a_short_run", after_a_short_run)
     random = np.random.RandomState(0)
-    _, *others = _starts.make_starts(_rows.Rows(X), 3, 3, "k-means++", _starts.Given(), random)
+    _, *others = _starts.make_starts(
+        _rows.Rows(X), 3, 3, "k-means++", _starts.Given(), FULL, random
+    )
     assert kinds == ["k-means++", *["random", "random_from_data", "k-means++"] * 2]
     merits.sort(key=lambda pair: pair[0], reverse=True)
     assert [id(start) for start in others] == [id(mixture) for _, mixture in merits[:2]]
@@ -738,6 +919,15 @@ def test_too_few_rows() -> None:
         ({"tol": "small"}, TypeError),
         ({"max_iter": 0}, ValueError),
         ({"n_init": 0}, ValueError),
+        ({"concentration_type": "diag"}, ValueError),
+        ({"concentration_type": -1.0}, ValueError),
+        ({"concentration_type": math.inf}, ValueError),
+        ({"concentration_type": None}, TypeError),
+        ({"concentration_prior": 1.0}, TypeError),
+        ({"concentration_prior": (1.0,)}, TypeError),
+        ({"concentration_prior": (-1.0, 0.5)}, ValueError),
+        ({"concentration_prior": (math.inf, 0.5)}, ValueError),
+        ({"concentration_prior": (1.0, 1.0)}, ValueError),
         ({"init_params": "kmeans"}, ValueError),
         ({"init_params": None}, ValueError),
         ({"warm_start": 1}, TypeError),
@@ -760,6 +950,20 @@ def test_bad_options(options: dict[str, Any], error: type[Exception]) -> None:
     (name,) = options
     with pytest.raises(error, match=name if name != "random_state" else "seed"):
         VonMisesFisherMixture(**options).fit(torch.eye(3))
+
+
+def test_options_that_exclude_each_other() -> None:
+    X = clusters(3, [60.0, 200.0], [50, 50])
+    for options in ({"concentration_prior": (1.0, 0.5)}, {"concentrations_init": [1.0, 1.0]}):
+        with pytest.raises(ValueError, match=r"need concentrations to estimate, got .* = 3"):
+            VonMisesFisherMixture(2, concentration_type=3, **options).fit(X)
+    tied = VonMisesFisherMixture(2, concentration_type="tied", concentrations_init=[1.0, 2.0])
+    with pytest.raises(
+        ValueError, match=r"concentrations_init must be equal .*, got \[1\.0, 2\.0\]"
+    ):
+        tied.fit(X)
+    with pytest.raises(ValueError, match=r"1 sample\(s\) .* minimum of 2"):
+        VonMisesFisherMixture(concentration_type="tied").fit(X[:1])
 
 
 class Interrupted(Exception):
@@ -828,7 +1032,9 @@ def test_before_fitting() -> None:
 @parametrize_with_checks(
     [VonMisesFisherMixture(2)],
     expected_failed_checks=lambda _: {
-        "check_estimators_dtypes": "its random integers contain a row of zeros, no direction"
+        "check_estimators_dtypes": "its random integers contain a row of zeros, no direction",
+        # as of scikit-learn's KMeans
+        "check_sample_weight_equivalence_on_dense_data": "starts draw rows, and draw others then",
     },
 )
 def test_it_is_an_estimator(estimator: Any, check: Any) -> None:

@@ -14,11 +14,12 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
-from vmfdist.expectation_maximisation import Mixture, expect, maximise
-from vmfdist.k_means_starts import Given, make_starts
 
 from vmfdist import VonMisesFisher
+from vmfdist.mixture._concentrations import Concentrations
+from vmfdist.mixture._expectation_maximisation import Mixture, expect, maximise
 from vmfdist.mixture._rows import Rows
+from vmfdist.mixture._starts import Given, make_starts
 
 ROWS, DIM, COMPONENTS = 1_000_000, 64, 20
 
@@ -63,10 +64,10 @@ def test_an_iteration(
         laws.loc.double(),
         stretch * laws.concentration.double(),
     )
-    bound = rows.max_concentration
+    estimated = Concentrations("full", 0.0, 0.0, rows.max_concentration)
 
     def iteration() -> Mixture:
-        return maximise(expect(rows, given), given, bound)
+        return maximise(expect(rows, given), given, estimated)
 
     benchmark.pedantic(iteration, rounds=5, warmup_rounds=1)
     product = shortest(lambda: X @ laws.loc.T)
@@ -75,9 +76,10 @@ def test_an_iteration(
 
 def test_a_start(benchmark: BenchmarkFixture, X: Tensor) -> None:
     rows = Rows(X)
+    estimated = Concentrations("full", 0.0, 0.0, rows.max_concentration)
     random = np.random.RandomState(0)
     benchmark.pedantic(
-        lambda: list(make_starts(rows, COMPONENTS, 1, "k-means++", Given(), random)),
+        lambda: list(make_starts(rows, COMPONENTS, 1, "k-means++", Given(), estimated, random)),
         rounds=3,
         warmup_rounds=1,
     )

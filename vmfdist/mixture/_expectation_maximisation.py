@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._rows import Batch, Rows
 
 # Where the rounding of 1 - <x, mu> in float64 puts the log density off by 2^-32.
@@ -28,7 +29,7 @@ class Expectation(NamedTuple):
     """Sums over the rows x with the responsibilities r of a mixture, and its log likelihood."""
 
     log_likelihood: float  # the mean over the rows
-    n_rows: int
+    n_rows: float  # the sum of their weights
     weights: Tensor  # sum of r, for each component
     sums: Tensor  # sum of r x
     distances: Tensor  # sum of r (1 - <x, mu>)
@@ -61,15 +62,19 @@ def expect(rows: Rows, mixture: Mixture, chosen: np.ndarray | None = None) -> Ex
         joint, distances = evaluate(batch)
         log_density = joint.logsumexp(1, keepdim=True)
         responsibilities = joint.sub_(log_density).exp_()
+        if batch.weights is not None:
+            log_density, responsibilities = (
+                batch.weights * x for x in (log_density, responsibilities)
+            )
         total += log_density.sum()
         weights += responsibilities.sum(0)
         batch.add_sums(sums, responsibilities)
         total_distances += responsibilities.mul_(distances).sum(0)
-    n = len(rows) if chosen is None else len(chosen)
+    n = rows.total_weight(chosen)
     return Expectation(total.item() / n, n, weights, sums, total_distances)
 
 
-def maximise(expectation: Expectation, mixture: Mixture, max_concentration: float) -> Mixture:
+def maximise(expectation: Expectation, mixture: Mixture, concentrations: Concentrations) -> Mixture:
     r"""The M step.
 
     With the mean m of a component's rows, |m| is its mean resultant length R. Close to 1 that has
@@ -79,26 +84,56 @@ def maximise(expectation: Expectation, mixture: Mixture, max_concentration: floa
     _, _, sizes, sums, distances = expectation
     former = mixture.mean_directions
     weights = sizes / sizes.sum()
+    filled = weights >= torch.finfo(weights.dtype).eps
+    sizes = torch.where(filled, sizes, 1.0)
     mean = sums / sizes.unsqueeze(1)
     length = torch.linalg.vector_norm(mean, dim=1)
     one_minus_square = 2 * distances / sizes - (mean - former).square().sum(1)
-    concentrations = vmf.inverse_one_minus_mean_resultant_length(
-        (one_minus_square / (1 + length)).clamp(0, 1), former.shape[1]
-    ).clamp(max=max_concentration)
+    one_minus_length = (one_minus_square / (1 + length)).clamp(0, 1)
+    estimated = concentrations.estimated(
+        torch.where(filled, sizes, 0.0),
+        torch.where(filled, sizes * one_minus_length, 0.0),
+        former.shape[1],
+    )
     directed = (length > 0).unsqueeze(1)  # opposite rows may cancel; any direction is one then
     directions = torch.where(directed, mean / length.unsqueeze(1), former)
-    filled = weights >= torch.finfo(weights.dtype).eps
     return Mixture(
         torch.where(filled, weights, 0.0),
         torch.where(filled.unsqueeze(1), directions, former),
-        torch.where(filled, concentrations, mixture.concentrations),
+        torch.where(estimated.isnan(), mixture.concentrations, estimated),  # of no rows, no prior
     )
 
 
+def objective(expectation: Expectation, mixture: Mixture, concentrations: Concentrations) -> float:
+    """What EM never lowers: the mean log likelihood, with the prior's share in it."""
+    log_prior = concentrations.log_prior(mixture.concentrations, mixture.mean_directions.shape[1])
+    return expectation.log_likelihood + log_prior / expectation.n_rows
+
+
 def merit(
-    mixture: Mixture, expectation: Expectation, max_concentration: float
+    expectation: Expectation, mixture: Mixture, concentrations: Concentrations
 ) -> tuple[bool, float]:
     """Of several mixtures the one with the greatest is the best."""
     # The likelihood of a collapsed component says how high the bound is, not how good the fit.
-    collapsed = bool((mixture.concentrations >= max_concentration).any())
-    return not collapsed, expectation.log_likelihood
+    collapsed = concentrations.collapsed(mixture.concentrations) > 0
+    return not collapsed, objective(expectation, mixture, concentrations)
+
+
+def moved(expectation: Expectation, former: Mixture, mixture: Mixture) -> Expectation:
+    """The same sums, with distances to the directions of the mixture that they have led to.
+
+    Sum of r (1 - <x, mu>) falls by <s, mu - mu'>, with the sum s of r x. That is |s| |mu - mu'|^2/2
+    where mu' has the direction of s, and 0 where mu' = mu.
+    """
+    turned = (mixture.mean_directions - former.mean_directions).square().sum(1) / 2
+    length = torch.linalg.vector_norm(expectation.sums, dim=1)
+    distances = (expectation.distances - length * turned).clamp(min=0)
+    return expectation._replace(distances=distances)
+
+
+def blended(old: Expectation, new: Expectation, share: float) -> Expectation:
+    """Means over the rows of which that share is of the new ones, times the number of all rows."""
+    n_rows = old.n_rows + new.n_rows
+    a, b = (1 - share) * n_rows / old.n_rows, share * n_rows / new.n_rows
+    sums = (a * x + b * y for x, y in zip(old[2:], new[2:], strict=True))
+    return Expectation(new.log_likelihood, n_rows, *sums)

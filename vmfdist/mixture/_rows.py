@@ -13,7 +13,7 @@ from vmfdist._validation import unit_tolerance
 
 # What stands for a point: for float32 rows 1 / eps^2, a spread of the size of their rounding; for
 # float64 rows 1 / eps, at which the rounding of a direction, eps^2 in its square, still is nothing.
-_MAX_CONCENTRATION = {torch.float32: 2.0**46, torch.float64: 2.0**52}
+MAX_CONCENTRATION = {torch.float32: 2.0**46, torch.float64: 2.0**52}
 
 # Of a batch and what is computed of it: a few MB, which stay in a processor's cache.
 _BATCH_NUMBERS, _BATCH_NUMBERS_ON_DEVICE = 1 << 19, 1 << 22
@@ -26,6 +26,7 @@ class Batch(NamedTuple):
     """Some rows x, and what is computed of all of them at once."""
 
     x: Tensor
+    weights: Tensor | None = None  # of shape (rows, 1)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -45,7 +46,12 @@ class Batch(NamedTuple):
 
 
 class Rows:
-    """The rows of an array or tensor as unit vectors in float64, a batch at a time."""
+    """The rows of an array or tensor as unit vectors in float64, a batch at a time.
+
+    Each row counts as often as its weight says, if there are weights.
+    """
+
+    weights: Tensor | None = None  # in float64
 
     def __init__(self, values: Any) -> None:
         self._values, self._is_tensor = values, isinstance(values, Tensor)
@@ -61,7 +67,7 @@ class Rows:
 
     @property
     def max_concentration(self) -> float:
-        return _MAX_CONCENTRATION[self.dtype]
+        return MAX_CONCENTRATION[self.dtype]
 
     def like_given(self, result: Tensor) -> Any:
         return result if self._is_tensor else result.numpy()
@@ -71,7 +77,10 @@ class Rows:
             return torch.from_numpy(self._values[rows].astype(np.float64))
         if isinstance(rows, slice):
             return self._values[rows].double()
-        return self._values[torch.from_numpy(rows).to(self.device)].double()
+        return self._values[self._index(rows)].double()
+
+    def _index(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(rows).to(self.device)
 
     def take(self, rows: slice | np.ndarray) -> Tensor:
         """These rows, normalised."""
@@ -87,7 +96,28 @@ class Rows:
 
     def batches(self, columns: int, chosen: np.ndarray | None = None) -> Iterator[Batch]:
         """All rows or the chosen ones, in batches for which so many columns are computed."""
-        return (Batch(self.take(part)) for part in self._parts(columns, chosen))
+        for part in self._parts(columns, chosen):
+            weights = self.weights_of(part)
+            yield Batch(self.take(part), None if weights is None else weights.unsqueeze(1))
+
+    def weights_of(self, rows: slice | np.ndarray | None) -> Tensor | None:
+        """The weights of these rows, or of all."""
+        if self.weights is None or rows is None:
+            return self.weights
+        return self.weights[rows if isinstance(rows, slice) else self._index(rows)]
+
+    def counted(self) -> np.ndarray:
+        """The numbers of the rows whose weight is not 0."""
+        if self.weights is None:
+            return np.arange(len(self))
+        return self.weights.nonzero().squeeze(1).cpu().numpy()
+
+    def total_weight(self, chosen: np.ndarray | None = None) -> float:
+        """The sum of the weights of all rows or the chosen ones, without weights their number."""
+        weights = self.weights_of(chosen)
+        if weights is not None:
+            return weights.sum().item()
+        return len(self) if chosen is None else len(chosen)
 
     def gather(
         self, function: Callable[[Batch], Tensor], columns: int, chosen: np.ndarray | None = None

@@ -23,6 +23,7 @@ from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._expectation_maximisation import (
     Expectation,
     Mixture,
@@ -58,12 +59,14 @@ def make_starts(
     n_starts: int,
     kind: str,
     given: Given,
+    concentrations: Concentrations,
     random: np.random.RandomState,
 ) -> Iterator[Mixture]:
     """So many starts, of which the first is of that kind."""
-    n = min(len(rows), max(_START_ROWS, n_components))
-    chosen = np.sort(sample_without_replacement(len(rows), n, random_state=random))
-    starts = _Starts(rows, chosen, n_components, given, random)
+    chosen = rows.counted()
+    n = min(len(chosen), max(_START_ROWS, n_components))
+    chosen = np.sort(chosen[sample_without_replacement(len(chosen), n, random_state=random)])
+    starts = _Starts(rows, chosen, n_components, given, concentrations, random)
     first = starts.of_kind(kind, varied=False)
     # Components of random responsibilities differ by little, and their first steps gain next to
     # nothing: a run that ends where the gain is small would end there.
@@ -84,6 +87,7 @@ class _Starts(NamedTuple):
     chosen: np.ndarray
     n_components: int
     given: Given
+    concentrations: Concentrations
     random: np.random.RandomState
 
     def of_kind(self, kind: str, *, varied: bool) -> Mixture:
@@ -94,21 +98,22 @@ class _Starts(NamedTuple):
         else:
             found = self._of_directions(self._directions(kind, varied) if given is None else given)
             if varied:
-                factors = np.exp(self.random.uniform(-_SPREAD, _SPREAD, self.n_components))
+                free = max(1, self.concentrations.number(self.n_components))
+                factors = np.exp(self.random.uniform(-_SPREAD, _SPREAD, free))
                 spread = found.concentrations * torch.from_numpy(factors).to(self.rows.device)
                 found = found._replace(concentrations=spread)
         weights, directions, concentrations = (
             mine if own is None else own for own, mine in zip(self.given, found, strict=True)
         )
-        return Mixture(weights, directions, concentrations.clamp(max=self.rows.max_concentration))
+        return Mixture(weights, directions, self.concentrations.admitted(concentrations))
 
     def after_a_short_run(self, mixture: Mixture) -> tuple[tuple[bool, float], Mixture]:
         """The mixture after some steps of EM, and its merit."""
         expectation = expect(self.rows, mixture, self.chosen)
         for _ in range(_START_STEPS):
-            mixture = maximise(expectation, mixture, self.rows.max_concentration)
+            mixture = maximise(expectation, mixture, self.concentrations)
             expectation = expect(self.rows, mixture, self.chosen)
-        return merit(mixture, expectation, self.rows.max_concentration), mixture
+        return merit(expectation, mixture, self.concentrations), mixture
 
     def _of_directions(self, directions: Tensor) -> Mixture:
         """Equal weights, and the one concentration that is most likely for nearest directions."""
@@ -123,7 +128,9 @@ class _Starts(NamedTuple):
 
     def _directions(self, kind: str, varied: bool) -> Tensor:
         if kind == "random_from_data":
-            picks = self.random.choice(self.chosen, self.n_components, replace=False)
+            weights = self.rows.weights_of(self.chosen)
+            shares = None if weights is None else (weights / weights.sum()).cpu().numpy()
+            picks = self.random.choice(self.chosen, self.n_components, replace=False, p=shares)
             directions, steps = self.rows.take(picks), int(varied)
         else:
             directions = _seeds(self.rows, self.chosen, self.n_components, self.random)
@@ -140,12 +147,14 @@ class _Starts(NamedTuple):
         for batch in self.rows.batches(n, self.chosen):
             drawn = torch.from_numpy(self.random.uniform(size=(len(batch), n)))
             responsibilities = (drawn / drawn.sum(1, keepdim=True)).to(pole.device)
+            if batch.weights is not None:
+                responsibilities *= batch.weights
             weights += responsibilities.sum(0)
             batch.add_sums(sums, responsibilities)
             distances += responsibilities.mul_(1 - batch.cosines(pole)).sum(0)
-        expectation = Expectation(-math.inf, len(self.chosen), weights, sums, distances)
+        expectation = Expectation(-math.inf, weights.sum().item(), weights, sums, distances)
         former = Mixture(weights, pole, torch.zeros_like(weights))
-        return maximise(expectation, former, self.rows.max_concentration)
+        return maximise(expectation, former, self.concentrations)
 
 
 def _seeds(
@@ -157,15 +166,20 @@ def _seeds(
     becomes the next seed, as in scikit-learn (Arthur and Vassilvitskii 2007, section 5).
     """
     trials = 2 + int(math.log(n_components))
-    seeds = rows.take(chosen[random.randint(len(chosen), size=1)])
+    weights = rows.weights_of(chosen)
+
+    def drawn(number: int, distances: Tensor) -> Tensor:
+        cumulative = (distances if weights is None else distances * weights).cumsum(0)
+        targets = torch.from_numpy(random.uniform(size=number)).to(rows.device) * cumulative[-1]
+        picks = torch.searchsorted(cumulative, targets, right=True).clamp(max=len(chosen) - 1)
+        return rows.take(chosen[picks.cpu().numpy()])
+
+    seeds = drawn(1, torch.ones(len(chosen), dtype=torch.float64, device=rows.device))
     nearest = _distances(rows, chosen, seeds).squeeze(1)
     while len(seeds) < n_components:
-        cumulative = nearest.cumsum(0)
-        targets = torch.from_numpy(random.uniform(size=trials)).to(rows.device) * cumulative[-1]
-        picks = torch.searchsorted(cumulative, targets).clamp(max=len(chosen) - 1)
-        candidates = rows.take(chosen[picks.cpu().numpy()])
+        candidates = drawn(trials, nearest)
         distances = torch.minimum(nearest.unsqueeze(1), _distances(rows, chosen, candidates))
-        best = distances.sum(0).argmin()
+        best = (distances.sum(0) if weights is None else weights @ distances).argmin()
         nearest = distances[:, best].contiguous()
         seeds = torch.cat((seeds, candidates[best].unsqueeze(0)))
     return seeds
@@ -185,7 +199,11 @@ def _k_means_step(rows: Rows, chosen: np.ndarray, directions: Tensor) -> tuple[T
     for batch in rows.batches(len(directions), chosen):
         largest, cluster = batch.cosines(directions).max(1)
         members = torch.nn.functional.one_hot(cluster, len(directions)).double()
+        distances = 1 - largest
+        if batch.weights is not None:
+            members *= batch.weights
+            distances *= batch.weights.squeeze(1)
         batch.add_sums(sums, members)
-        distance += (1 - largest).sum()
+        distance += distances.sum()
     length = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
-    return torch.where(length > 0, sums / length, directions), distance / len(chosen)
+    return torch.where(length > 0, sums / length, directions), distance / rows.total_weight(chosen)

@@ -21,16 +21,23 @@ from torch import Tensor
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling.draw import draw
 from vmfdist._validation import require, require_dense, require_float
+from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._expectation_maximisation import (
     Expectation,
     Mixture,
+    blended,
     expect,
     log_joint,
     maximise,
     merit,
+    moved,
+    objective,
 )
-from vmfdist.mixture._rows import LONGEST, SHORTEST, Rows
+from vmfdist.mixture._rows import LONGEST, MAX_CONCENTRATION, SHORTEST, Rows
 from vmfdist.mixture._starts import KINDS, Given, make_starts
+
+# Of partial_fit; any between 1/2 and 1 converges (Cappe and Moulines 2009, theorem 1).
+_STEP_EXPONENT = 0.6
 
 
 class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # untyped bases
@@ -76,6 +83,12 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
 
     Args:
         n_components: the number of components.
+        concentration_type: "full", each component has a concentration of its own; "tied", all have
+            the same one; or a number, the concentration of all, which is not estimated.
+        concentration_prior: (n, r), as if each component (if tied, all of them together) had seen n
+            more rows whose mean cosine with its mean direction is r. The prior density of a
+            concentration is the conjugate one, :math:`\propto (C_d(\kappa) e^{r\kappa})^n`. With
+            it no component collapses, and EM never lowers the posterior density.
         tol: EM stops where an iteration gains no more mean log likelihood than this.
         max_iter: the largest number of iterations, each one pass over the data.
         n_init: how many starts to take; the one of the highest likelihood is kept.
@@ -98,7 +111,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         concentrations_: the concentrations, of shape (n_components,).
         converged_: whether EM stopped by ``tol``.
         n_iter_: the number of iterations of the start that was kept.
-        lower_bound_: the mean log density of the data, ``score(X)``.
+        lower_bound_: the mean log density of the data, ``score(X)``; with a prior, plus the
+            logarithm of the prior density (up to a constant) by the number of rows.
         n_features_in_: the dimension d.
 
     Example:
@@ -117,6 +131,9 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
     References:
         * Banerjee, Dhillon, Ghosh and Sra (2005), Journal of Machine Learning Research 6, algorithm
           soft-moVMF.
+        * O. Cappe and E. Moulines (2009), On-line expectation-maximization algorithm for latent
+          data models, Journal of the Royal Statistical Society B 71(3), 593-613,
+          doi:10.1111/j.1467-9868.2009.00698.x.
         * K. Hornik and B. Gruen (2014), movMF, Journal of Statistical Software 58(10),
           doi:10.18637/jss.v058.i10.
     """
@@ -125,6 +142,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         self,
         n_components: int = 1,
         *,
+        concentration_type: str | float = "full",
+        concentration_prior: tuple[float, float] | None = None,
         tol: float = 1e-3,
         max_iter: int = 100,
         n_init: int = 1,
@@ -139,6 +158,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         verbose_interval: int = 10,
     ) -> None:
         self.n_components = n_components
+        self.concentration_type = concentration_type
+        self.concentration_prior = concentration_prior
         self.tol = tol
         self.max_iter = max_iter
         self.n_init = n_init
@@ -152,7 +173,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         self.verbose = verbose
         self.verbose_interval = verbose_interval
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Estimates the mixture by EM, from ``n_init`` starts.
 
         A fit that fails or is interrupted changes nothing.
@@ -163,14 +184,17 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             X: the directions, of shape (n_samples, d), float32 or float64 (arrays of other types
                 are converted to float64).
             y: ignored, there by convention.
+            sample_weight: how often each row counts, of shape (n_samples,); fractions count as
+                well, and rows of weight 0 not at all.
 
         Returns:
             The estimator itself.
 
         Raises:
             ValueError: if a row holds NaN or infinity, is 0, or is not a unit vector although
-                ``normalize`` is False; if there are fewer rows than components, or than 2; if
-                d < 2; if an argument of the constructor is out of its range.
+                ``normalize`` is False; if there are fewer rows than components, or than 2, or fewer
+                with a weight above 0; if a weight is negative or not finite; if d < 2; if an
+                argument of the constructor is out of its range.
             TypeError: if a tensor is sparse or nested, or not float32 or float64; if an argument of
                 the constructor is of a wrong type.
         """
@@ -178,27 +202,69 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         # What is found belongs to a copy until all of it is there: a fit that fails or is
         # interrupted leaves what the one before has found.
         fitted = copy(self)
-        rows = fitted._rows(X, fitting=True)
-        if len(rows) < self.n_components:
-            raise ValueError(
-                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
-                f"n_samples = {len(rows)}"
-            )
+        rows = fitted._rows(X, sample_weight, fitting=True)
+        self._check_number_of(rows)
         starts = enumerate(self._starts(rows))
         best = max((self._run(rows, *start) for start in starts), key=lambda run: run.merit)
-        fitted.weights_, fitted.mean_directions_, fitted.concentrations_ = map(
-            rows.like_given, best.mixture
-        )
+        fitted._keep(rows, best.mixture, best.expectation)
         fitted.converged_ = best.converged
         fitted.n_iter_ = best.n_iter
-        fitted.lower_bound_ = best.lower_bound
+        _, fitted.lower_bound_ = best.merit
         self.__dict__ = fitted.__dict__
         self._warn(best)
         return self
 
-    def fit_predict(self, X: Any, y: Any = None) -> Any:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Takes one step of stepwise EM with some rows of a stream (Cappe and Moulines 2009).
+
+        What the M step needs, sums over rows, is an average over all rows so far in which later
+        ones count more: n new rows of N in all have the share :math:`(n/N)^{0.6}`, so that what the
+        first, bad parameters said of early rows is forgotten. Batches of some hundred rows a
+        component do well; with fewer, the estimates are noisy.
+
+        The first call takes a start from its rows, of the kind ``init_params``. After a ``fit`` the
+        stream goes on from there. ``lower_bound_`` is that of these rows before the step, which
+        says how well the mixture predicts them, and ``n_iter_`` the number of steps.
+
+        Args:
+            X: the directions, of shape (n_samples, d).
+            y: ignored, there by convention.
+            sample_weight: how often each row counts, of shape (n_samples,).
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            ValueError: as :meth:`fit`, for the first rows; later there may be fewer.
+            TypeError: as :meth:`fit`.
+        """
+        self._check_arguments()
+        fitted = copy(self)
+        going_on = hasattr(self, "weights_")
+        rows = fitted._rows(X, sample_weight, fitting=not going_on)
+        concentrations = self._concentrations(rows)
+        if going_on:
+            mixture = self._last(rows)
+        else:
+            self._check_number_of(rows)
+            mixture = next(self._starts(rows))
+        expectation = expect(rows, mixture)
+        fitted.lower_bound_ = objective(expectation, mixture, concentrations)
+        if going_on:
+            n_rows, sums = self._seen
+            seen = Expectation(math.nan, n_rows, *(x.to(rows.device) for x in sums))
+            share = (expectation.n_rows / (n_rows + expectation.n_rows)) ** _STEP_EXPONENT
+            expectation = blended(seen, expectation, share)
+        stepped = maximise(expectation, mixture, concentrations)
+        fitted._keep(rows, stepped, moved(expectation, mixture, stepped))
+        fitted.converged_ = False
+        fitted.n_iter_ = self.n_iter_ + 1 if going_on else 1
+        self.__dict__ = fitted.__dict__
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fits, and returns ``predict(X)``."""
-        return self.fit(X).predict(X)
+        return self.fit(X, sample_weight=sample_weight).predict(X)
 
     def predict(self, X: Any) -> Any:
         """The most probable component of each row, integers of shape (n_samples,)."""
@@ -215,21 +281,22 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         """The log density at each row, of shape (n_samples,)."""
         return self._row_by_row(X, lambda joint: joint.logsumexp(1))
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean log density of the rows; ``y`` is ignored."""
-        return self._expect(X).log_likelihood
+        return self._expect(X, sample_weight).log_likelihood
 
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Akaike's information criterion of the rows, the lower the better."""
-        expectation = self._expect(X)
+        expectation = self._expect(X, sample_weight)
         return 2 * self._n_parameters() - 2 * expectation.n_rows * expectation.log_likelihood
 
-    def bic(self, X: Any) -> float:
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
         """The Bayesian information criterion (Schwarz 1978) of the rows, the lower the better.
 
-        A component counts d + 1 parameters, and the weights one less than their number.
+        A mean direction counts d - 1 parameters, each concentration that is estimated one, and the
+        weights one less than their number. The number of rows is the sum of their weights.
         """
-        expectation = self._expect(X)
+        expectation = self._expect(X, sample_weight)
         n = expectation.n_rows
         return math.log(n) * self._n_parameters() - 2 * n * expectation.log_likelihood
 
@@ -267,8 +334,40 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         check_scalar(self.verbose, "verbose", Integral, min_val=0)
         for name in ("warm_start", "normalize"):
             check_scalar(getattr(self, name), name, (bool, np.bool_))
+        self._check_concentrations()
         if self.init_params not in KINDS:
             raise ValueError(f"init_params must be one of {KINDS}, got {self.init_params!r}")
+
+    def _check_concentrations(self) -> None:
+        kind: Any = self.concentration_type
+        prior: Any = self.concentration_prior
+        if not isinstance(kind, str):
+            _check_number(kind, "concentration_type", Real, 0)
+            if kind > min(MAX_CONCENTRATION.values()):
+                raise ValueError(f"concentration_type must be at most 2^46 = 7e13, got {kind}")
+        elif kind not in ("full", "tied"):
+            raise ValueError(f"concentration_type must be 'full', 'tied' or a number, got {kind!r}")
+        given = prior is not None or self.concentrations_init is not None
+        if not isinstance(kind, str) and given:
+            raise ValueError(
+                "concentration_prior and concentrations_init need concentrations to estimate, got "
+                f"concentration_type = {kind}"
+            )
+        if prior is None:
+            return
+        if not isinstance(prior, tuple | list) or len(prior) != 2:
+            raise TypeError(
+                "concentration_prior must be a pair, a number of rows and their mean cosine, got "
+                f"{prior!r}"
+            )
+        rows, cosine = prior
+        _check_number(rows, "the number of rows in concentration_prior", Real, 0)
+        _check_number(cosine, "the mean cosine in concentration_prior", Real, 0)
+        if rows == math.inf or cosine >= 1:
+            raise ValueError(
+                "concentration_prior must be a finite number of rows and a mean cosine below 1, "
+                f"got {prior!r}"
+            )
 
     def _last(self, rows: Rows) -> Mixture:
         """What the fit before has found, as a start."""
@@ -279,7 +378,12 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
                 f"warm_start needs the components and features of the fit before, "
                 f"{tuple(last.mean_directions.shape)}, got {shape}"
             )
-        return last._replace(concentrations=last.concentrations.clamp(max=rows.max_concentration))
+        concentrations = self._concentrations(rows).admitted(last.concentrations)
+        return last._replace(concentrations=concentrations)
+
+    def _concentrations(self, rows: Rows) -> Concentrations:
+        prior = (0.0, 0.0) if self.concentration_prior is None else self.concentration_prior
+        return Concentrations(self.concentration_type, *prior, rows.max_concentration)
 
     def _given(self, rows: Rows) -> Given:
         """What is given of a start, checked."""
@@ -311,9 +415,14 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             require(
                 "concentrations_init must be nonnegative", concentrations, lambda value: value >= 0
             )
+            if self.concentration_type == "tied" and concentrations.unique().numel() > 1:
+                raise ValueError(
+                    "concentrations_init must be equal with concentration_type='tied', got "
+                    f"{concentrations.tolist()}"
+                )
         return Given(weights, directions, concentrations)
 
-    def _rows(self, X: Any, *, fitting: bool = False) -> Rows:
+    def _rows(self, X: Any, sample_weight: Any = None, *, fitting: bool = False) -> Rows:
         least = {"ensure_min_samples": 2, "ensure_min_features": 2} if fitting else {}
         if isinstance(X, Tensor):
             require_float("X", X, unit=False)
@@ -334,7 +443,33 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             )
         rows = Rows(X)
         rows.check(normalize=self.normalize)
+        weights = _parameter(sample_weight, "sample_weight", (len(rows),), rows.device)
+        if weights is not None:
+            require(
+                "sample_weight must be nonnegative and finite", weights, lambda w: 0 <= w < math.inf
+            )
+            if not weights.any():
+                raise ValueError(
+                    "sample_weight is 0 throughout: Sample weights must contain at least one "
+                    "non-zero number."  # in scikit-learn's words
+                )
+            rows.weights = weights
         return rows
+
+    def _check_number_of(self, rows: Rows) -> None:
+        """Raises ValueError if a fit cannot start from the rows."""
+        least = max(2, self.n_components)
+        if len(rows) < least:
+            raise ValueError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
+                f"n_samples = {len(rows)}"
+            )
+        counted = len(rows.counted())
+        if counted < least:
+            raise ValueError(
+                f"{least} rows with a weight above 0 are needed for n_components = "
+                f"{self.n_components}, got {counted} of {len(rows)}"
+            )
 
     # Output
 
@@ -344,7 +479,9 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         return Mixture(*(x.to(device) for x in tensors))
 
     def _n_parameters(self) -> int:
-        return len(self.weights_) * (self.n_features_in_ + 1) - 1
+        n = len(self.weights_)
+        free = Concentrations(self.concentration_type, 0.0, 0.0, math.inf).number(n)
+        return n * (self.n_features_in_ - 1) + free + n - 1
 
     def _row_by_row(
         self, X: Any, function: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None
@@ -357,9 +494,13 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         result = rows.gather(lambda x: function(evaluate(x)[0]).to(dtype), len(self.weights_))
         return rows.like_given(result)
 
-    def _expect(self, X: Any) -> Expectation:
+    def _keep(self, rows: Rows, mixture: Mixture, expectation: Expectation) -> None:
+        self.weights_, self.mean_directions_, self.concentrations_ = map(rows.like_given, mixture)
+        self._seen = expectation.n_rows, expectation[2:]  # for partial_fit
+
+    def _expect(self, X: Any, sample_weight: Any) -> Expectation:
         check_is_fitted(self)
-        rows = self._rows(X)
+        rows = self._rows(X, sample_weight)
         return expect(rows, self._parameters(rows.device))
 
     # EM
@@ -375,6 +516,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             1 if None not in given else self.n_init,
             self.init_params,
             given,
+            self._concentrations(rows),
             check_random_state(self.random_state),
         )
 
@@ -382,28 +524,34 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         """EM from one start; the progress is printed in the words of scikit-learn's mixtures."""
         began = last = time.perf_counter()
         self._print(f"Initialization {number}")
+        concentrations = self._concentrations(rows)
         expectation = expect(rows, mixture)
+        reached = objective(expectation, mixture, concentrations)
         n_iter, converged = 0, False
         while n_iter < self.max_iter and not converged:
             n_iter += 1
-            mixture = maximise(expectation, mixture, rows.max_concentration)
-            previous, expectation = expectation, expect(rows, mixture)
-            gain = expectation.log_likelihood - previous.log_likelihood
-            converged = gain <= self.tol
+            mixture = maximise(expectation, mixture, concentrations)
+            expectation = expect(rows, mixture)
+            before, reached = reached, objective(expectation, mixture, concentrations)
+            converged = reached - before <= self.tol
             if n_iter % self.verbose_interval == 0:
                 now = time.perf_counter()
-                detail = f"\t time lapse {now - last:.5f}s\t ll change {gain:.5f}"
+                detail = f"\t time lapse {now - last:.5f}s\t ll change {reached - before:.5f}"
                 self._print(f"  Iteration {n_iter}", detail)
                 last = now
-        lower_bound = expectation.log_likelihood
         lapse = time.perf_counter() - began
         self._print(
             f"Initialization {'converged' if converged else 'did not converge'}.",
-            f" time lapse {lapse:.5f}s\t lower bound {lower_bound:.5f}.",
+            f" time lapse {lapse:.5f}s\t lower bound {reached:.5f}.",
         )
-        collapsed = int((mixture.concentrations >= rows.max_concentration).sum())
-        merits = merit(mixture, expectation, rows.max_concentration)
-        return _Run(mixture, merits, lower_bound, n_iter, converged, collapsed)
+        return _Run(
+            mixture,
+            expectation,
+            merit(expectation, mixture, concentrations),
+            n_iter,
+            converged,
+            concentrations.collapsed(mixture.concentrations),
+        )
 
     def _print(self, text: str, detail: str = "") -> None:
         if self.verbose:
@@ -461,8 +609,8 @@ class _Run(NamedTuple):
     """What EM has found from one start."""
 
     mixture: Mixture
+    expectation: Expectation
     merit: tuple[bool, float]
-    lower_bound: float
     n_iter: int
     converged: bool
     collapsed: int
