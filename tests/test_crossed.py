@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from cases import directions
 from reference import radial
-from vmfdist import PowerSpherical, VonMisesFisher
+from vmfdist import PowerSpherical, SphericalCauchy, VonMisesFisher
 from vmfdist._numerics import chords
 
 VALUES, LAWS, DIM = 30, 20, 5
@@ -29,9 +29,11 @@ def natural(loc: Tensor, k: Tensor) -> VonMisesFisher:
     return VonMisesFisher.from_natural(k.unsqueeze(-1) * loc)
 
 
-kinds = pytest.mark.parametrize(
-    "kind", [VonMisesFisher, PowerSpherical, pytest.param(natural, id="natural")]
-)
+def cauchy(loc: Tensor, k: Tensor) -> SphericalCauchy:
+    return SphericalCauchy(loc, k / (1 + k))
+
+
+kinds = pytest.mark.parametrize("kind", [VonMisesFisher, PowerSpherical, natural, cauchy])
 _Kind = Callable[[Tensor, Tensor], Any]
 
 
@@ -142,7 +144,7 @@ def test_no_array_of_all_pairs_of_vectors(dtype: torch.dtype) -> None:
 
     jobs: list[Callable[[], None]] = [
         lambda kind=kind: backward(kind(loc, k).log_prob(x.unsqueeze(-2)))
-        for kind in (VonMisesFisher, PowerSpherical, natural)
+        for kind in (VonMisesFisher, PowerSpherical, natural, cauchy)
     ]
     jobs += [
         lambda kind=kind: backward(kl_divergence(other, kind(loc, k)))

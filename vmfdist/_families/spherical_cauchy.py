@@ -14,6 +14,7 @@ from vmfdist._closed_forms import spherical_cauchy as sc
 from vmfdist._closed_forms.sphere import log_sphere_area
 from vmfdist._families.family import Family
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
+from vmfdist._numerics.chords import squared_chord
 from vmfdist._numerics.infinity import finite
 from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.quadrature import Probability, Quantile
@@ -32,7 +33,8 @@ class _SphericalCauchy(Family):
         return sc.distance(concentration)
 
     def log_density(self, value: Tensor, loc: Tensor, k: Tensor, dim: int) -> Tensor:
-        near = (value - loc).square().sum(-1)
+        # The squared chord is multiplied by e^2k, and by the dimension where that is small.
+        near = squared_chord(value, loc, dim * torch.exp(2 * k.detach()))
         return sc.log_ratio(near, k, dim) - log_sphere_area(dim)
 
     def cosine_log_density(
