@@ -25,6 +25,7 @@ ORDER = (
     "code_probes.py",
     "directional_data.py",
     "clustering_digits.py",
+    "embeddings_and_classes.py",
     "bayesian_mean_direction.py",
     "spherical_random_walk.py",
     "mixture_of_directions.py",

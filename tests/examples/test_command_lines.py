@@ -17,6 +17,7 @@ OPTIONS = {
     "code_probes": "concentration data epochs longest record sentences",
     "directional_data": "craters remanence",
     "document_vae": "checkpoint data device dim epochs law log-counts optimizer record",
+    "embeddings_and_classes": "data dim epochs record runs",
     "hyperspherical_vae": "concentration data dim epochs",
     "image_vae": "checkpoint data device dim epochs law particles record",
     "mixture_of_directions": "count parts steps",
@@ -56,6 +57,8 @@ OWN = [
     ("document_vae", "--law cauchy", "argument --law: expected gaussian, batch-norm, vmf"),
     ("document_vae", "--dim 1", "argument --dim: expected at least 2, got 1"),
     ("document_vae", "--optimizer lbfgs", "argument --optimizer: invalid choice: 'lbfgs'"),
+    ("embeddings_and_classes", "--dim 1", "argument --dim: expected at least 2, got 1"),
+    ("embeddings_and_classes", "--runs 6", "expected at least 1 and at most 5, got 6"),
     ("hyperspherical_vae", "--dim 1", "argument --dim: expected at least 2, got 1"),
     ("hyperspherical_vae", "--dim 2.5", "argument --dim: expected a whole number, got '2.5'"),
     *(
