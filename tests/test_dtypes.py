@@ -102,7 +102,13 @@ def test_divergences_and_statistics(dim: int, k: float, dtype: torch.dtype) -> N
         "confidence_cone": estimation.confidence_cone(samples),
         "rayleigh_test": estimation.rayleigh_test(samples),
         "mean_direction_test": estimation.mean_direction_test(samples[:3], samples[3:]),
+        "unequal concentrations": estimation.mean_direction_test(
+            samples[:3], samples[3:], equal_concentration=False
+        ),
+        "stated mean direction": estimation.mean_direction_test(samples, loc=loc),
+        "concentration_test": estimation.concentration_test(samples[:3], samples[3:]),
         "fit": VonMisesFisher.fit(samples),
+        "fit with a known direction": VonMisesFisher.fit(samples, loc=loc),
         "bias-corrected fit": VonMisesFisher.fit(samples, bias_corrected=True),
         "weighted fit": VonMisesFisher.fit(samples, torch.arange(1.0, 7.0)),
         "fit of equal samples": VonMisesFisher.fit(samples[:1]),

@@ -190,6 +190,94 @@ def test_blocks_change_nothing(weighted: bool, monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(parts.concentration, whole.concentration)
 
 
+# A known mean direction
+
+
+@pytest.mark.parametrize("k", [0.3, 3.0, 1e3, 1e10])
+@pytest.mark.parametrize("dim", [2, 3, 20])
+def test_fit_with_a_known_direction(dim: int, k: float, dtype: torch.dtype) -> None:
+    loc = directions(dim, dtype=dtype)
+    samples = VonMisesFisher(loc, k).sample((30,))
+    weights = torch.rand(30, dtype=torch.float64)
+    law = VonMisesFisher.fit(samples, weights, loc=loc)
+    assert torch.equal(law.loc, loc)
+    with mp.workdps(40):
+
+        def unit(row: list[float]) -> list[mp.mpf]:
+            length = mp.sqrt(mp.fsum(mp.mpf(v) ** 2 for v in row))
+            return [mp.mpf(v) / length for v in row]
+
+        axis = unit(loc.tolist())
+        cosines = [mp.fdot(unit(row), axis) for row in samples.tolist()]
+        mean = mp.fdot(cosines, weights.tolist()) / mp.fsum(weights.tolist())
+        eps, double = torch.finfo(dtype).eps, mp.mpf(2) ** -52
+        if mean > 0:
+            # As above; and the direction of the mean is rounded, which turns it by 2^-52.
+            excused = 8 * eps + 16 * eps**2 / (1 - mean)
+            excused += 4 * double / mp.sqrt(1 - mean) + 4 * double / mean
+            assert relative_error(law.concentration.item(), mean, dim) <= excused
+        else:
+            assert law.concentration == 0
+
+
+def test_a_known_direction_needs_no_correction() -> None:
+    law = VonMisesFisher(directions(3), 20.0)
+    samples = law.sample((20_000, 5))
+    known = VonMisesFisher.fit(samples, loc=law.loc).concentration
+    assert_mean(1 / known, 1 / 20)
+    assert standard_errors_off(1 / VonMisesFisher.fit(samples).concentration, 1 / 20) > BOUND
+    # and its standard error is that of the concentration
+    many = VonMisesFisher.fit(law.sample((3000, 300)), loc=law.loc).concentration
+    error = estimation.standard_errors(law, 300).concentration
+    assert_mean((many - many.mean()).square(), error.square())
+    with pytest.raises(ValueError, match="bias_corrected=True is for an estimated"):
+        VonMisesFisher.fit(samples, loc=law.loc, bias_corrected=True)
+
+
+def test_a_known_direction_of_a_batch() -> None:
+    samples, locs = directions(2, 3, 7, 4), directions(5, 1, 1, 4)
+    laws = VonMisesFisher.fit(samples, loc=locs)
+    assert laws.batch_shape == (5, 2, 3)
+    single = VonMisesFisher.fit(samples[1, 2], loc=locs[4, 0, 0])
+    torch.testing.assert_close(laws.concentration[4, 1, 2], single.concentration)
+    mixed = VonMisesFisher.fit(samples, loc=locs.float())
+    assert mixed.loc.dtype == mixed.concentration.dtype == torch.float64
+
+
+def test_a_known_direction_at_the_ends(dtype: torch.dtype) -> None:
+    x = directions(3, dtype=dtype)
+    for samples, k in ((x.expand(2, 3), math.inf), (-x.expand(2, 3), 0), (torch.stack([x, -x]), 0)):
+        assert VonMisesFisher.fit(samples, loc=x).concentration == k
+
+
+def test_derivatives_of_a_fit_with_a_known_direction() -> None:
+    def function(raw: Tensor, axis: Tensor, weights: Tensor) -> Tensor:
+        samples, loc = normalize(raw, dim=-1), normalize(axis, dim=-1)
+        return VonMisesFisher.fit(samples, weights, loc=loc, validate_args=False).concentration
+
+    for shift in (0.5, 5.0):
+        raw = directions(6, 3) + shift * torch.eye(3, dtype=torch.float64)[0]
+        axis = torch.tensor([1.0, 0.3, -0.2], dtype=torch.float64)
+        given = tuple(x.requires_grad_() for x in (raw, axis, 2 + directions(6)))
+        assert function(*given) > 0
+        assert torch.autograd.gradcheck(function, given)
+        assert torch.autograd.gradgradcheck(function, given)
+
+
+@pytest.mark.parametrize(
+    ("loc", "error", "words"),
+    [
+        pytest.param([1.0, 0.0, 0.0], TypeError, "loc must be a tensor, got list", id="list"),
+        pytest.param(torch.eye(2)[0], ValueError, r"dimension 3, got shape \(2,\)", id="d2"),
+        pytest.param(torch.ones(3), ValueError, "loc .* unit vectors", id="norm"),
+    ],
+)
+def test_bad_known_directions(loc: Any, error: type[Exception], words: str) -> None:
+    for function in (VonMisesFisher.fit, estimation.mean_direction_test, estimation.rayleigh_test):
+        with pytest.raises(error, match=words):
+            function(torch.eye(3), loc=loc)
+
+
 # Degenerate data
 
 
@@ -255,7 +343,7 @@ def test_bad_samples(samples: Any, error: type[Exception], words: str) -> None:
     ):
         with pytest.raises(error, match=words):
             function(samples)
-    words = words.replace("samples", "b")
+    words = words.replace("samples", r"samples\[1\]")
     with pytest.raises(error, match=words):
         estimation.mean_direction_test(torch.eye(2), samples)
 
@@ -574,6 +662,37 @@ def test_cones_of_batches() -> None:
     assert estimation.confidence_cone(samples[:0]).shape == (0, 2)
 
 
+def test_counts_in_cones_and_in_tests_of_uniformity(dtype: torch.dtype) -> None:
+    samples = directions(6, 4, dtype=dtype) + torch.eye(4, dtype=dtype)[0]
+    samples = normalize(samples, dim=-1)
+    counts = torch.tensor([[3, 0, 1, 2, 2, 5], [1, 0, 0, 0, 0, 0]])
+    loc = directions(4, dtype=dtype)
+    repeated = samples.repeat_interleave(counts[0], 0)
+    for function in (
+        estimation.confidence_cone,
+        estimation.rayleigh_test,
+        lambda x, **options: estimation.rayleigh_test(x, loc=loc, **options),
+    ):
+        weighted, many, once = (
+            x if isinstance(x, tuple) else (x,)
+            for x in (function(samples, weights=counts), function(repeated), function(samples[:1]))
+        )
+        for found, *expected in zip(weighted, many, once, strict=True):
+            torch.testing.assert_close(found, torch.stack(expected))
+    # as one observation
+    shares = counts[0] / counts.sum()
+    assert estimation.confidence_cone(samples, weights=shares) == estimation.confidence_cone(
+        samples[:1]
+    )
+
+
+@pytest.mark.parametrize("weights", [torch.ones(2), -torch.ones(3), torch.zeros(3)])
+def test_counts_that_do_not_fit(weights: Tensor) -> None:
+    for function in (estimation.confidence_cone, estimation.rayleigh_test):
+        with pytest.raises(ValueError, match="weights"):
+            function(torch.eye(3), weights=weights)
+
+
 def test_bad_levels() -> None:
     for level in (0.0, 1.0, -0.5, 95, math.nan):
         with pytest.raises(ValueError, match=rf"level must be between 0 and 1, got {level}"):
@@ -597,6 +716,33 @@ def test_rayleigh(dim: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(statistic, expected.to(dtype))
     survival = torch.from_numpy(stats.chi2.sf(expected.numpy(), dim))
     torch.testing.assert_close(p_value, survival.to(dtype))
+
+
+@pytest.mark.parametrize("dim", [2, 10])
+def test_rayleigh_of_a_stated_direction(dim: int, dtype: torch.dtype) -> None:
+    samples, loc = directions(4, 20, dim, dtype=dtype), directions(4, dim, seed=3, dtype=dtype)
+    statistic, p_value = estimation.rayleigh_test(samples, loc=loc)
+    assert statistic.dtype == p_value.dtype == dtype
+    cosines = (samples.double() * loc.double().unsqueeze(-2)).sum(-1)
+    expected = cosines.sum(-1) * math.sqrt(dim / 20)
+    torch.testing.assert_close(statistic, expected.to(dtype))
+    survival = torch.from_numpy(stats.norm.sf(expected.numpy()))
+    torch.testing.assert_close(p_value, survival.to(dtype))
+
+
+def test_a_stated_direction_makes_rayleighs_test_more_powerful() -> None:
+    uniform = HypersphericalUniform(3, dtype=torch.float64).sample((10_000, 20))
+    loc = directions(3)
+    rejected = (estimation.rayleigh_test(uniform, loc=loc).p_value < 0.05).double()
+    assert_mean(rejected, 0.05)
+    assert standard_errors_off(rejected, 0.065) > BOUND
+    samples = VonMisesFisher(loc, 0.7).sample((2000, 20))
+    powers = [
+        (estimation.rayleigh_test(samples, loc=given).p_value < 0.05).double().mean().item()
+        for given in (None, loc, -loc)
+    ]
+    assert powers[1] > powers[0] + 0.1
+    assert powers[2] < 0.01
 
 
 def test_rayleigh_rejects_as_often_as_it_should() -> None:
@@ -688,7 +834,7 @@ def test_batches_of_two_samples() -> None:
 def test_samples_that_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match=r"same sphere to be compared, got dimension 3 .* and 4"):
         estimation.mean_direction_test(torch.eye(3), torch.eye(4))
-    with pytest.raises(ValueError, match="at least three vectors in all, got 2"):
+    with pytest.raises(ValueError, match="more vectors in all than there are samples, got 2"):
         estimation.mean_direction_test(torch.eye(3)[:1], torch.eye(3)[1:2])
 
 

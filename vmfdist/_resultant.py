@@ -106,6 +106,15 @@ def _of_many_weightings(samples: Tensor, weights: Tensor) -> Resultant:
     return Resultant(direction, torch.where(short, length, 1 - complement), complement, total)
 
 
+def along(data: Resultant, loc: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean cosine with a direction, 0 where it is negative, and its complement.
+
+    The latter is (1 - R) + R |direction - loc|^2 / 2: nothing cancels.
+    """
+    lost = data.length * ((data.direction - loc).square().sum(-1) / 2)
+    return (data.length - lost).clamp(min=0), (data.complement + lost).clamp(max=1)
+
+
 def concentration(length: Tensor, complement: Tensor, dim: int) -> Tensor:
     """The k with A(k) = R from R and 1 - R, of which the better conditioned is used.
 

@@ -203,6 +203,18 @@ def check_samples(name: str, samples: Any, validate: bool) -> None:
         check_on_sphere(name, samples)
 
 
+def check_loc(loc: Any, dim: int, validate: bool) -> None:
+    """Raises unless ``loc`` holds directions on the sphere of samples of that dimension."""
+    check_vector("loc", loc, unit=True)
+    if loc.shape[-1] != dim:
+        raise ValueError(
+            f"loc must be a direction on the sphere of the samples, of dimension {dim}, got shape "
+            f"{tuple(loc.shape)}"
+        )
+    if validate:
+        check_on_sphere("loc", loc)
+
+
 def check_weights(weights: Any, samples: Tensor, validate: bool) -> None:
     """Raises unless ``weights`` fits the samples, is nonnegative and has a positive sum."""
     require_dense("weights", weights)

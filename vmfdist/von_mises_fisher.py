@@ -19,6 +19,7 @@ from vmfdist._numerics.rows import expanded
 from vmfdist._sampling.draw import draw
 from vmfdist._validation import (
     broadcast_shapes,
+    check_loc,
     check_same_sphere,
     check_samples,
     check_vector,
@@ -100,6 +101,7 @@ class VonMisesFisher(RotationallySymmetric):
         samples: Tensor,
         weights: Tensor | None = None,
         *,
+        loc: Tensor | None = None,
         bias_corrected: bool = False,
         validate_args: bool | None = None,
     ) -> Self:
@@ -123,6 +125,11 @@ class VonMisesFisher(RotationallySymmetric):
         and is 0 where :math:`S^2 \le n`. Weights then are counts. At high concentration it is
         smaller than the other by the factor (n - 1)/n, and its inverse is unbiased.
 
+        Where the mean direction :math:`\mu` is known, give it as ``loc``. The concentration then
+        solves :math:`A(\kappa) = \langle \bar x, \mu\rangle` with the mean :math:`\bar x` of the
+        samples, and is 0 where that is not positive. At high concentration its inverse is unbiased
+        as it is. Its standard error is that of :func:`vmfdist.estimation.standard_errors`.
+
         If all samples are equal, one alone included, the concentration is infinite (the point
         mass; of one sample the bias-corrected concentration is 0). If the resultant is 0, so is
         the concentration, and ``loc`` is the first axis. Elsewhere both are differentiable in
@@ -136,7 +143,10 @@ class VonMisesFisher(RotationallySymmetric):
         Args:
             samples: unit vectors along the last dimension.
             weights: nonnegative weights of the samples; equal ones if not given.
-            bias_corrected: whether to correct the concentration for its bias.
+            loc: the mean direction where it is known, unit vectors of shape (..., d) whose axes to
+                the left broadcast with the others; if not given it is estimated.
+            bias_corrected: whether to correct the concentration for its bias, which is that of an
+                estimated mean direction.
             validate_args: whether to check samples and weights, and the law's ``validate_args``.
                 Unchecked, samples whose weights are all 0 are those with resultant 0.
 
@@ -144,11 +154,11 @@ class VonMisesFisher(RotationallySymmetric):
             A law in the dtype of the samples.
 
         Raises:
-            TypeError: if ``samples`` is not a float32 or float64 tensor, or ``weights`` not a
-                real one.
-            ValueError: if there are no samples or the shapes do not fit; under ``validate_args``
-                also if samples are not unit vectors, weights negative, infinite or NaN, or all of
-                them 0.
+            TypeError: if ``samples`` or ``loc`` is not a float32 or float64 tensor, or ``weights``
+                not a real one.
+            ValueError: if there are no samples or the shapes do not fit, or ``bias_corrected`` is
+                asked for with ``loc``; under ``validate_args`` also if samples or ``loc`` are not
+                unit vectors, weights negative, infinite or NaN, or all of them 0.
 
         Example:
             >>> import torch
@@ -161,6 +171,8 @@ class VonMisesFisher(RotationallySymmetric):
             tensor(6.9612)
             >>> VonMisesFisher.fit(samples, bias_corrected=True).concentration
             tensor(4.6348)
+            >>> VonMisesFisher.fit(samples, loc=torch.tensor([0.6, 0.8, 0.0])).concentration
+            tensor(4.4060)
 
         References:
             * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 10.3.1.
@@ -172,6 +184,17 @@ class VonMisesFisher(RotationallySymmetric):
         if weights is not None:
             check_weights(weights, samples, validate)
         data, dim = _resultant.resultant(samples, weights), samples.shape[-1]
+        if loc is not None:
+            if bias_corrected:
+                raise ValueError(
+                    "bias_corrected=True is for an estimated mean direction: with loc given there "
+                    "is no such bias to correct"
+                )
+            check_loc(loc, dim, validate)
+            direction, _ = natural.polar(loc.double())
+            k = _resultant.concentration(*_resultant.along(data, direction), dim)
+            loc = loc if loc.dtype == samples.dtype else direction.to(samples.dtype)
+            return cls(loc, k.to(samples.dtype), validate_args)
         if bias_corrected:
             k = _resultant.marginal_concentration(dim, data)
         else:
