@@ -386,8 +386,8 @@ class SphericalClassifier(nn.Module):
         * A. Banerjee, I. S. Dhillon, J. Ghosh and S. Sra (2005), Clustering on the unit hypersphere
           using von Mises-Fisher distributions, Journal of Machine Learning Research 6, 1345-1382
           (class densities and their estimates).
-        * H. Govindarajan, P. Sidén, J. Roll and F. Lindsten (2024), On partial prototype collapse
-          in the DINO family, arXiv:2405.10939 (log C in the logits).
+        * H. Govindarajan, P. Sidén, J. Roll and F. Lindsten (2023), DINO as a von Mises-Fisher
+          mixture model, ICLR, arXiv:2405.10939 (log C in the logits).
     """
 
     log_concentration: nn.Parameter | None

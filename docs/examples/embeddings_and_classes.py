@@ -35,7 +35,7 @@ fitted to the embeddings have the best density for this, and make the worst clas
 too sure of itself. Training in bfloat16 costs nothing.
 
 References:
-    Govindarajan, Sidén, Roll and Lindsten (2024), On partial prototype collapse in the DINO family,
+    Govindarajan, Sidén, Roll and Lindsten (2023), DINO as a von Mises-Fisher mixture model, ICLR,
     arXiv:2405.10939 (log normalisers in the logits). Ming, Sun, Dia and Li (2023), How to exploit
     hyperspherical embeddings for out-of-distribution detection?, ICLR, arXiv:2203.04450. Guo,
     Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks, ICML,
