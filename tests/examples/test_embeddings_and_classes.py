@@ -76,7 +76,7 @@ def test_the_plug_in_is_fitted_to_the_embeddings() -> None:
         torch.testing.assert_close(mean, units[data.labels == label].mean(0), rtol=0, atol=1e-5)
 
 
-def test_mnist_without_a_class_is_refused(
+def test_mnist_with_too_few_of_a_class_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = ["--output", str(tmp_path / "a.png")]
@@ -87,5 +87,25 @@ def test_mnist_without_a_class_is_refused(
     (tmp_path / LABELS).write_bytes(idx(20))
     (tmp_path / TEST_IMAGES).write_bytes(idx(7, 28, 28))
     (tmp_path / TEST_LABELS).write_bytes(idx(7))
-    missing = "expected labels of all ten classes, found none of [7, 8, 9]"
+    missing = "expected 1 of each label or more, not so of [7, 8, 9]"
     assert_one_line(example.main, options, capsys, start, TEST_LABELS, missing)
+    (tmp_path / IMAGES).write_bytes(idx(19, 28, 28))
+    (tmp_path / LABELS).write_bytes(idx(19))
+    missing = "expected 2 of each label or more, not so of [9]"
+    assert_one_line(example.main, options, capsys, start, LABELS, missing)
+
+
+def test_mnist_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for names, count in (((IMAGES, LABELS), 60), ((TEST_IMAGES, TEST_LABELS), 20)):
+        noise = torch.randint(256, (count, 784), generator=torch.Generator().manual_seed(0))
+        body = bytes(noise.flatten().tolist())
+        (tmp_path / names[0]).write_bytes(idx(count, 28, 28, body=body))
+        (tmp_path / names[1]).write_bytes(idx(count))
+    options = ["--data", str(tmp_path), "--epochs", "1", "--runs", "2", "--dim", "3"]
+    assert example.main([*options, "--output", str(tmp_path / "a.png")]) == 0
+    output = capsys.readouterr().out
+    assert "60 digits to train, 20 held out; embeddings in 3 dimensions; each of 2 runs" in output
+    for name in MODELS:
+        mean, spread = numbers(output, name)[:2]
+        assert 0 <= mean <= 0.5  # noise
+        assert spread < 0.3
