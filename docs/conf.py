@@ -37,7 +37,10 @@ exclude_patterns = [
     "examples/GALLERY_HEADER.rst",  # the gallery's first page
 ]
 nitpicky = True
-nitpick_ignore = [("py:class", "_size")]  # torch.types._size: torch.Size, a list or a tuple
+nitpick_ignore = [
+    ("py:class", "_size"),  # torch.types._size: torch.Size, a list or a tuple
+    ("py:class", "torch.distributed.distributed_c10d.ProcessGroup"),  # documented by another name
+]
 nitpick_ignore_regex = [("py:.*", r"vmfdist\._.*")]  # private modules have no page
 
 html_theme = "furo"

@@ -33,7 +33,6 @@ from vmfdist._validation import (
     set_validation,
 )
 from vmfdist.power_spherical import PowerSpherical
-from vmfdist.rotational import RotationallySymmetric
 from vmfdist.von_mises_fisher import VonMisesFisher
 
 __all__ = ["ClassStatistics", "SphericalClassifier", "SphericalHead"]
@@ -47,7 +46,9 @@ _LEAST_CONCENTRATION = 1e-6
 
 @once(maxsize=1024)
 @in_no_mode
-def _concentration_at(mean_cosine: float, law: type[RotationallySymmetric], dim: int) -> float:
+def _concentration_at(
+    mean_cosine: float, law: type[VonMisesFisher] | type[PowerSpherical], dim: int
+) -> float:
     """The concentration at which a law has this mean cosine, by bisection of its logarithm."""
     loc = torch.eye(1, dim, dtype=torch.float64)[0]
     low, high = 1e-6 * dim, 1e6 * dim
@@ -179,7 +180,7 @@ class SphericalHead(nn.Module):
         self,
         in_features: int,
         dim: int,
-        law: type[RotationallySymmetric] = VonMisesFisher,
+        law: type[VonMisesFisher] | type[PowerSpherical] = VonMisesFisher,
         concentration: float | None = None,
         *,
         device: torch.device | str | None = None,
@@ -209,7 +210,7 @@ class SphericalHead(nn.Module):
             self.linear.weight[self.dim :] = 0.0
             self.linear.bias[self.dim :] = 0.0
 
-    def forward(self, features: Tensor) -> RotationallySymmetric:
+    def forward(self, features: Tensor) -> VonMisesFisher | PowerSpherical:
         """The law of each row of features."""
         _check_size("features", features, self.in_features)
         weight, bias = self.linear.weight, self.linear.bias
