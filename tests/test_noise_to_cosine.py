@@ -239,7 +239,7 @@ def table_error(bound: int | None) -> float:
     for dim, tilt in MOST_DEMANDING[bound]:
         zeta, k, u, rate, change = quantiles(dim, tilt)
         scale = k + noise_to_cosine._offset(dim)
-        table = noise_to_cosine._table.__wrapped__(dim, tilt)  # type: ignore[attr-defined]
+        table = noise_to_cosine._table.__wrapped__(dim, type(tilt))  # type: ignore[attr-defined]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(noise_to_cosine, "_table", lambda *_, table=table, **__: table)
             level, pace = noise_to_cosine._interpolate(zeta, k / scale, dim, tilt)
@@ -318,7 +318,7 @@ def test_the_reach_of_a_table() -> None:
 @pytest.mark.parametrize("dim", [2, 4, 5, 6, 11, 12, 63, 64, 100_000])
 @pytest.mark.parametrize("tilt", [VON_MISES_FISHER, POWER_SPHERICAL])
 def test_a_table_takes_at_most_a_megabyte(tilt: Tilt, dim: int) -> None:
-    table = _table(dim, tilt, like=torch.empty(0))
+    table = _table(dim, type(tilt), like=torch.empty(0))
     assert table.numel() * table.element_size() <= 1 << 20
 
 
@@ -331,7 +331,7 @@ def test_a_table_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def build(_: int) -> Tensor:
         together.wait(timeout=60)
-        return _table(27, VON_MISES_FISHER, like=torch.empty(0))
+        return _table(27, type(VON_MISES_FISHER), like=torch.empty(0))
 
     monkeypatch.setattr(piecewise, "fit", counted)
     with ThreadPoolExecutor(4) as pool:

@@ -66,8 +66,10 @@ from vmfdist._numerics.series import Series
 
 def _stretch(dim: float) -> float:
     """c / rho, by trial: a tenth more or less makes the series longer (tests/test_tuning.py)."""
-    bounds = ((3, 2.0), (5, 1.8), (8, 1.6), (12, 1.4), (24, 1.3), (100, 1.1))
-    return next((stretch for bound, stretch in bounds if dim <= bound), 1.0)
+    for bound, stretch in ((3, 2.0), (5, 1.8), (8, 1.6), (12, 1.4), (24, 1.3), (100, 1.1)):
+        if dim <= bound:
+            return stretch
+    return 1.0
 
 
 def _series_length(dim: float) -> int:

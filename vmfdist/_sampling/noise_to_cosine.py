@@ -130,14 +130,17 @@ def _interpolate(zeta: Tensor, y: Tensor, dim: int, tilt: Tilt) -> Tensor:
     """From the table, to the accuracy of float32: 2u + log(k + K) and -du/dk (k + K)."""
     grid = _grid(dim)
     x = zeta * (grid.cells_x / 2 / _reach()) + grid.cells_x / 2
-    table = _table(dim, tilt, like=zeta)
+    table = _table(dim, type(tilt), like=zeta)
     return piecewise.evaluate(table, grid, x, y * float(grid.cells_y))
 
 
 @cached_tensor(maxsize=64)
-def _table(dim: int, tilt: Tilt) -> Tensor:
-    """The coefficients, at most 1 MB, built on the CPU in a fraction of a second."""
-    grid = _grid(dim)
+def _table(dim: int, kind: type[Tilt]) -> Tensor:
+    """The coefficients, at most 1 MB, built on the CPU in a fraction of a second.
+
+    The class stands for the tilt, since an object is no constant to Dynamo of torch 2.6.
+    """
+    grid, tilt = _grid(dim), kind()
 
     def arguments(x: Tensor, y: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
         x, y = x / grid.cells_x, y / grid.cells_y
