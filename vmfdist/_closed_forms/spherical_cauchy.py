@@ -169,7 +169,7 @@ def _distance_slope(rho: Tensor, _: None) -> Tensor:
 
 @with_derivative(_distance_slope)
 def _distance(rho: Tensor, _: None) -> Tensor:
-    return torch.log1p(2 * rho / (1 - rho))
+    return 2 * torch.atanh(rho)
 
 
 def distance(rho: Tensor) -> Tensor:

@@ -78,18 +78,14 @@ class _SphericalCauchy(Family):
         return CosineDraw(t, torch.ones_like(t))
 
     def of_noise(self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int) -> CosineDraw:
-        """The noise's own direction is uniform; of its angle, tan^2 of the half is what moves.
+        """The noise's own direction is uniform: its u is asinh(zeta over the length across).
 
-        With n the length of the noise it is (n + zeta) / (n - zeta), as large as the inverse of
-        that at -zeta.
+        By a logarithm, which takes a fraction of the time, the absolute error being that of u - k.
         """
-        info = torch.finfo(zeta.dtype)
-        squared = squared.clamp(min=info.tiny)
-        larger = torch.addcmul(squared, zeta, zeta).sqrt_().add_(zeta.abs()).square_()
-        larger.div_(squared).clamp_(max=info.max)
-        shrink = torch.exp(-2 * finite(k))
-        odds = torch.where(zeta < 0, shrink / larger, larger.mul_(shrink))
-        t = 2 / (1 + 1 / odds)
+        squared = squared.clamp(min=torch.finfo(zeta.dtype).tiny)
+        larger = torch.addcmul(squared, zeta, zeta).sqrt_().add_(zeta.abs()).div_(squared.sqrt_())
+        u = torch.copysign(larger.log_(), zeta).sub_(k)
+        t = u.mul_(2).sigmoid_().mul_(2)
         return CosineDraw(t, torch.ones_like(t))
 
 
