@@ -48,7 +48,12 @@ html_title = f"vmfdist {release}"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 
-autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_default_options = {
+    "members": True,
+    "member-order": "bysource",
+    # what scikit-learn makes for estimators that take weights
+    "exclude-members": "set_fit_request, set_partial_fit_request, set_score_request",
+}
 autodoc_inherit_docstrings = False
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
