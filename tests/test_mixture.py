@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 from cases import BOUND, FAILURE_RATE, assert_mean, directions, not_dense, not_dense_kinds
 from reference import log_sphere_area, radial
 from vmfdist import VonMisesFisher, mixture
-from vmfdist.mixture import VonMisesFisherMixture, _rows, _starts, estimator
+from vmfdist.mixture import VonMisesFisherMixture, _rows, _sparse, _starts, estimator
 from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._expectation_maximisation import Mixture
 
@@ -858,6 +858,10 @@ def test_tensors_of_a_wrong_type(half: torch.dtype) -> None:
 @not_dense_kinds
 def test_sparse_and_nested_tensors(kind: str) -> None:
     X, words = not_dense(kind, "X")
+    if kind == "csr":
+        fitted(X)
+        return
+    words = words.replace("dense, ", "dense( or in CSR layout)?, ")
     with pytest.raises(TypeError, match=words):
         VonMisesFisherMixture().fit(X)
     with pytest.raises(TypeError, match=words):
@@ -869,8 +873,97 @@ def test_rows_that_are_no_real_numbers() -> None:
         VonMisesFisherMixture().fit(torch.eye(3) * 1j)
     with pytest.raises(ValueError, match="Complex data not supported"):
         VonMisesFisherMixture().fit(np.eye(3) * 1j)
-    with pytest.raises(TypeError, match=r"dense data is required.*\.toarray\(\)"):
-        VonMisesFisherMixture().fit(sparse.csr_array(np.eye(3)))
+
+
+# Sparse rows
+
+
+def words(n: int, dim: int, dtype: torch.dtype = torch.float64) -> np.ndarray:
+    """Counts of words in texts on three topics, one of them without words in common."""
+    random = np.random.RandomState(0)
+    topics = np.repeat(random.dirichlet(np.full(dim - 1, 0.2), 3), n // 3, axis=0)
+    counts = np.array([random.multinomial(20, topic) for topic in topics])
+    return np.hstack((counts, np.zeros((len(counts), 1)))).astype(str(dtype)[6:])  # one column of 0
+
+
+def test_sparse_rows_are_the_same_rows(dtype: torch.dtype) -> None:
+    X = words(90, 30, dtype)
+    weights = np.arange(90) % 3
+    expected = VonMisesFisherMixture(3, random_state=0, n_init=2, tol=1e-8)
+    expected.fit(X, sample_weight=weights)
+    tensor = torch.from_numpy(X).to_sparse_csr()
+    for same in (sparse.csr_array(X), sparse.csc_matrix(X), sparse.coo_array(X), tensor):
+        model = VonMisesFisherMixture(3, random_state=0, n_init=2, tol=1e-8)
+        model.fit(same, sample_weight=weights)
+        pairs = [
+            (getattr(model, name), getattr(expected, name))
+            for name in ("weights_", "mean_directions_", "concentrations_")
+        ]
+        pairs += [
+            (getattr(model, name)(same), getattr(expected, name)(X))
+            for name in ("predict", "predict_proba", "score_samples", "score", "bic")
+        ]
+        rtol = 1e-9 if dtype == torch.float64 else 1e-5
+        for found, wanted in pairs:
+            assert isinstance(found, Tensor) == (same is tensor) or isinstance(found, float)
+            np.testing.assert_allclose(found, wanted, rtol=rtol, atol=1e-9)
+        np.testing.assert_allclose(
+            model.partial_fit(same[:40] if same is not tensor else same).weights_.sum(), 1
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.*collapsed:sklearn.exceptions.ConvergenceWarning")
+def test_sparse_rows_at_high_concentration() -> None:
+    X = clusters(3, [1e9, 1e12], [200, 100], 1e-2).numpy()
+    X = np.hstack((X, np.zeros((300, 2))))
+    dense, model = fitted(X, 2), fitted(sparse.csr_array(X), 2)
+    np.testing.assert_allclose(model.concentrations_, dense.concentrations_, rtol=1e-6)
+    np.testing.assert_allclose(
+        model.score_samples(sparse.csr_array(X)), dense.score_samples(X), atol=1e-6
+    )
+
+
+def test_chords_of_sparse_rows() -> None:
+    x = normalize(torch.rand(4, 50, dtype=torch.float64) * (torch.rand(4, 50) < 0.3), dim=1)
+    noise = torch.randn(4, 50, dtype=torch.float64)
+    directions_near = normalize(x + torch.logspace(-12, 0, 4).double().unsqueeze(1) * noise, dim=1)
+    batch = _sparse.SparseBatch(sparse.csr_array(x.numpy()), None)
+    found = batch.half_squared_chords(directions_near)
+    expected = (x.unsqueeze(1) - directions_near).square().sum(-1) / 2
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=2**-72)
+
+
+def test_entries_given_twice_add_up() -> None:
+    X = words(30, 10)
+    indices = np.tile(np.repeat(np.arange(10), 2), 30)
+    twice = sparse.csr_array((np.repeat(X.ravel(), 2) / 2, indices, np.arange(31) * 20))
+    kept = twice.data.copy()
+    np.testing.assert_allclose(fitted(twice).mean_directions_, fitted(X).mean_directions_)
+    assert np.array_equal(twice.data, kept)
+
+
+def test_bad_sparse_rows() -> None:
+    X = np.eye(4)
+    X[2] = 0
+    for bad, text in (
+        (X, "row 2 of X has the norm 0"),
+        (np.diag([1, 1, math.nan, 1]), "NaN.*row 2"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            VonMisesFisherMixture().fit(sparse.csr_array(bad))
+    with pytest.raises(
+        TypeError, match=r"CSR layout, got layout torch.sparse_coo: .*to_sparse_csr"
+    ):
+        VonMisesFisherMixture().fit(torch.eye(4).to_sparse())
+    with pytest.raises(TypeError, match="X must be float32 or float64, got float16"):
+        VonMisesFisherMixture().fit(torch.eye(4).to_sparse_csr().half())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+@pytest.mark.parametrize("n", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_memory_of_sparse_rows(n: int) -> None:
+    X = sparse.random_array((n, 50_000), density=0.002, format="csr", rng=0)
+    assert extra_memory(lambda: fitted(X, 20, max_iter=1).predict(X)) < n / 100_000 * 4e9
 
 
 class Frame:
@@ -1035,6 +1128,10 @@ def test_before_fitting() -> None:
         "check_estimators_dtypes": "its random integers contain a row of zeros, no direction",
         # as of scikit-learn's KMeans
         "check_sample_weight_equivalence_on_dense_data": "starts draw rows, and draw others then",
+        "check_sample_weight_equivalence_on_sparse_data": "starts draw rows, and draw others then",
+        "check_estimator_sparse_tag": "its sparse rows contain one of zeros, no direction",
+        "check_estimator_sparse_array": "its sparse rows contain one of zeros, no direction",
+        "check_estimator_sparse_matrix": "its sparse rows contain one of zeros, no direction",
     },
 )
 def test_it_is_an_estimator(estimator: Any, check: Any) -> None:

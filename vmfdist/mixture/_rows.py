@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,27 +22,48 @@ _BATCH_NUMBERS, _BATCH_NUMBERS_ON_DEVICE = 1 << 19, 1 << 22
 SHORTEST, LONGEST = 1e-150, 1e150
 
 
-class Batch(NamedTuple):
+class Batch(Protocol):
     """Some rows x, and what is computed of all of them at once."""
 
+    @property
+    def weights(self) -> Tensor | None:
+        """Of shape (rows, 1)."""
+
+    def __len__(self) -> int: ...
+
+    def cosines(self, directions: Tensor) -> Tensor:
+        """<x, mu>, of shape (rows, directions)."""
+
+    def half_squared_chords(self, directions: Tensor) -> Tensor:
+        """|x - mu|^2 / 2, which is 1 - <x, mu> without its rounding."""
+
+    def add_sums(self, sums: Tensor, factors: Tensor) -> None:
+        """Adds sum of r x to the sums, for each column r of factors (rows, directions)."""
+
+
+class DenseBatch(NamedTuple):
+    """A batch of rows that are held in full."""
+
     x: Tensor
-    weights: Tensor | None = None  # of shape (rows, 1)
+    weights: Tensor | None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def cosines(self, directions: Tensor) -> Tensor:
-        """<x, mu>, of shape (rows, directions)."""
         return self.x @ directions.T
 
     def half_squared_chords(self, directions: Tensor) -> Tensor:
-        """|x - mu|^2 / 2, which is 1 - <x, mu> without its rounding."""
         mode = "donot_use_mm_for_euclid_dist"
         return torch.cdist(self.x, directions, compute_mode=mode).square_() / 2
 
     def add_sums(self, sums: Tensor, factors: Tensor) -> None:
-        """Adds sum of r x to the sums, for each column r of factors (rows, directions)."""
         sums.addmm_(factors.T, self.x)
+
+
+def weights_as_column(weights: Tensor | None) -> Tensor | None:
+    """Weights of shape (rows, 1)."""
+    return None if weights is None else weights.unsqueeze(1)
 
 
 class Rows:
@@ -87,9 +108,16 @@ class Rows:
         x = self._take(rows)
         return x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
 
-    def _parts(self, columns: int, chosen: np.ndarray | None) -> Iterator[slice | np.ndarray]:
+    def norms(self, rows: slice | np.ndarray) -> Tensor:
+        """The lengths of these rows as they are given."""
+        return torch.linalg.vector_norm(self._take(rows), dim=1)
+
+    def _step(self, columns: int) -> int:
         numbers = _BATCH_NUMBERS if self.device.type == "cpu" else _BATCH_NUMBERS_ON_DEVICE
-        step = max(1, numbers // (self.dim + 3 * columns))
+        return max(1, numbers // (self.dim + 3 * columns))
+
+    def _parts(self, columns: int, chosen: np.ndarray | None) -> Iterator[slice | np.ndarray]:
+        step = self._step(columns)
         for first in range(0, len(self) if chosen is None else len(chosen), step):
             part = slice(first, first + step)
             yield part if chosen is None else chosen[part]
@@ -97,8 +125,7 @@ class Rows:
     def batches(self, columns: int, chosen: np.ndarray | None = None) -> Iterator[Batch]:
         """All rows or the chosen ones, in batches for which so many columns are computed."""
         for part in self._parts(columns, chosen):
-            weights = self.weights_of(part)
-            yield Batch(self.take(part), None if weights is None else weights.unsqueeze(1))
+            yield DenseBatch(self.take(part), weights_as_column(self.weights_of(part)))
 
     def weights_of(self, rows: slice | np.ndarray | None) -> Tensor | None:
         """The weights of these rows, or of all."""
@@ -141,7 +168,7 @@ class Rows:
         tolerance = unit_tolerance(self.dtype, self.dim)
         first = 0
         for part in self._parts(0, None):
-            norm = torch.linalg.vector_norm(self._take(part), dim=1)
+            norm = self.norms(part)
             good = (norm >= SHORTEST) & (norm <= LONGEST)
             if not normalize:
                 good &= (norm - 1).abs() < tolerance

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, check_scalar
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling.draw import draw
-from vmfdist._validation import require, require_dense, require_float
+from vmfdist._validation import require, require_dense, require_dtype, require_float
 from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._expectation_maximisation import (
     Expectation,
@@ -34,6 +35,7 @@ from vmfdist.mixture._expectation_maximisation import (
     objective,
 )
 from vmfdist.mixture._rows import LONGEST, MAX_CONCENTRATION, SHORTEST, Rows
+from vmfdist.mixture._sparse import SparseRows
 from vmfdist.mixture._starts import KINDS, Given, make_starts
 
 # Of partial_fit; any between 1/2 and 1 converges (Cappe and Moulines 2009, theorem 1).
@@ -52,8 +54,9 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
     with weights :math:`w_j` that sum to 1 and the components of :class:`~vmfdist.VonMisesFisher`.
     :meth:`fit` maximises the likelihood by expectation maximisation (EM), which never lowers it.
 
-    Data are NumPy arrays (and what scikit-learn makes arrays of), or tensors on any device with
-    float64. What is computed for given rows is of the kind of these rows: arrays for arrays, for
+    Data are NumPy arrays (and what scikit-learn makes arrays of), SciPy's sparse arrays, or tensors
+    on any device with float64; on the CPU also sparse tensors in CSR layout. Sparse rows are never
+    made dense. What is computed for given rows is of the kind of these rows: arrays for arrays, for
     tensors tensors on their device; densities and probabilities in the dtype of the rows. The
     fitted parameters and :meth:`sample` follow the rows given to :meth:`fit` and are always
     float64, since a direction rounded to float32 is too coarse at high concentration.
@@ -195,8 +198,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
                 ``normalize`` is False; if there are fewer rows than components, or than 2, or fewer
                 with a weight above 0; if a weight is negative or not finite; if d < 2; if an
                 argument of the constructor is out of its range.
-            TypeError: if a tensor is sparse or nested, or not float32 or float64; if an argument of
-                the constructor is of a wrong type.
+            TypeError: if a tensor is sparse in another layout than CSR, or nested, or not float32
+                or float64; if an argument of the constructor is of a wrong type.
         """
         self._check_arguments()
         # What is found belongs to a copy until all of it is there: a fit that fails or is
@@ -327,6 +330,11 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
 
     # Input
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def _check_arguments(self) -> None:
         for name in ("n_components", "max_iter", "n_init", "verbose_interval"):
             _check_number(getattr(self, name), name, Integral, 1)
@@ -425,23 +433,34 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
     def _rows(self, X: Any, sample_weight: Any = None, *, fitting: bool = False) -> Rows:
         least = {"ensure_min_samples": 2, "ensure_min_features": 2} if fitting else {}
         if isinstance(X, Tensor):
-            require_float("X", X, unit=False)
+            is_sparse = not X.is_nested and X.layout == torch.sparse_csr
+            if is_sparse:
+                require_dtype("X", X.dtype)
+            elif not X.is_nested and X.layout != torch.strided:
+                raise TypeError(
+                    f"X must be dense or in CSR layout, got layout {X.layout}: convert it with "
+                    "X.to_dense() or X.to_sparse_csr()"
+                )
+            else:
+                require_float("X", X, unit=False)
             if X.dim() != 2:
                 raise ValueError(f"X must have the shape (n_samples, d), got {tuple(X.shape)}")
             # scikit-learn's checks of shapes, with its messages, on an array without memory.
             shape = np.broadcast_to(np.float32(0), tuple(X.shape))
             validate_data(self, shape, reset=fitting, **least)
             X = X.detach()
+            rows: Rows = SparseRows(_in_scipy(X), is_tensor=True) if is_sparse else Rows(X)
         else:
             X = validate_data(
                 self,
                 X,
                 reset=fitting,
+                accept_sparse="csr",
                 dtype=[np.float64, np.float32],
                 ensure_all_finite=False,  # Rows.check does this too
                 **least,
             )
-        rows = Rows(X)
+            rows = SparseRows(X) if sparse.issparse(X) else Rows(X)
         rows.check(normalize=self.normalize)
         weights = _parameter(sample_weight, "sample_weight", (len(rows),), rows.device)
         if weights is not None:
@@ -587,6 +606,14 @@ def _check_number(value: Any, name: str, kind: type, least: int) -> None:
     check_scalar(value, name, kind, min_val=least)
     if math.isnan(value):
         raise ValueError(f"{name} == nan, must be >= {least}.")
+
+
+def _in_scipy(X: Tensor) -> Any:
+    """The same sparse array, in the same memory."""
+    if X.device.type != "cpu":
+        raise TypeError(f"a sparse X must be on the CPU, got device {X.device}: move it by X.cpu()")
+    parts = (X.values(), X.col_indices(), X.crow_indices())
+    return sparse.csr_array(tuple(part.numpy() for part in parts), shape=tuple(X.shape))
 
 
 def _parameter(

@@ -1,0 +1,90 @@
+"""Sparse rows, of a SciPy array in CSR format, which are never made dense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vmfdist.mixture._rows import Batch, Rows, weights_as_column
+
+# Of a batch: its sums are dense, (components, d), and adding them should not take the most time.
+_BATCH_NUMBERS = 1 << 22
+
+# Entries are split into multiples of this power of 1/2 and a rest.
+_BITS = 24
+
+
+class SparseRows(Rows):
+    """The rows of a SciPy array in CSR format as unit vectors in float64, a batch at a time."""
+
+    def __init__(self, values: Any, *, is_tensor: bool = False) -> None:
+        super().__init__(values)
+        self._is_tensor = is_tensor
+        if not values.has_canonical_format:  # entries that are given twice add up
+            self._values = values.copy()
+            self._values.sum_duplicates()
+
+    def __len__(self) -> int:
+        return self._values.shape[0]
+
+    def _unit(self, rows: slice | np.ndarray) -> Any:
+        x = self._values[rows].astype(np.float64)
+        x.data /= np.repeat(self.norms(rows).numpy(), np.diff(x.indptr))
+        return x
+
+    def norms(self, rows: slice | np.ndarray) -> Tensor:
+        x = self._values[rows].astype(np.float64)
+        x.data *= x.data
+        return torch.from_numpy(np.sqrt(np.asarray(x.sum(axis=1)).reshape(-1)))
+
+    def take(self, rows: slice | np.ndarray) -> Tensor:
+        return torch.from_numpy(self._unit(rows).toarray())
+
+    def _step(self, columns: int) -> int:
+        return max(1, _BATCH_NUMBERS // (self._values.nnz // len(self) + 1 + 3 * columns))
+
+    def batches(self, columns: int, chosen: np.ndarray | None = None) -> Iterator[Batch]:
+        for part in self._parts(columns, chosen):
+            yield SparseBatch(self._unit(part), weights_as_column(self.weights_of(part)))
+
+
+class SparseBatch(NamedTuple):
+    """A batch of rows of which only the entries are held."""
+
+    x: Any
+    weights: Tensor | None
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def cosines(self, directions: Tensor) -> Tensor:
+        return torch.from_numpy(_times(self.x, directions.numpy()))
+
+    def half_squared_chords(self, directions: Tensor) -> Tensor:
+        """Chords that are sums of exact parts and small ones.
+
+        With x = h + r, where h holds multiples of 2^-24: |h - h'|^2 is a sum of multiples of 2^-48,
+        exact in any order, and the rest |x|^2 - |h|^2 = <x + h, r>, <h, r'> + <r, mu> is small.
+        """
+        mu = directions.numpy()
+        coarse = self.x.copy()
+        coarse.data = np.round(self.x.data * 2.0**_BITS) * 2.0**-_BITS
+        coarse_mu = np.round(mu * 2.0**_BITS) * 2.0**-_BITS
+        fine, fine_mu = self.x - coarse, mu - coarse_mu
+        squares = np.asarray(coarse.multiply(coarse).sum(axis=1)).reshape(-1, 1)
+        exact = squares + (coarse_mu**2).sum(1) - 2 * _times(coarse, coarse_mu)
+        rests = np.asarray(fine.multiply(self.x + coarse).sum(axis=1)).reshape(-1, 1)
+        rest = rests + (fine_mu * (mu + coarse_mu)).sum(1)
+        rest -= 2 * (_times(coarse, fine_mu) + _times(fine, mu))
+        return torch.from_numpy((exact + rest).clip(min=0) / 2)
+
+    def add_sums(self, sums: Tensor, factors: Tensor) -> None:
+        sums += torch.from_numpy(self.x.T @ factors.numpy()).T
+
+
+def _times(x: Any, directions: np.ndarray) -> np.ndarray:
+    return x @ np.ascontiguousarray(directions.T)
