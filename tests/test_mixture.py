@@ -487,7 +487,7 @@ def test_the_best_start_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     model = fitted(X, 5, n_init=6, random_state=1, verbose=2, verbose_interval=1000)
     bounds = [float(x) for x in re.findall(r"lower bound (\S+)\.$", capsys.readouterr().out, re.M)]
     assert len(bounds) == 6
-    assert max(bounds) > bounds[1] > min(bounds)
+    assert max(bounds) > max(bounds[0], bounds[-1])
     assert f"{model.lower_bound_:.5f}" == f"{max(bounds):.5f}"
 
 

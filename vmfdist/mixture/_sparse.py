@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from vmfdist.mixture._rows import Batch, Rows, weights_as_column
@@ -28,18 +29,21 @@ class SparseRows(Rows):
             self._values = values.copy()
             self._values.sum_duplicates()
 
+        # A pass over the entries once, instead of in every iteration.
+        squares = self._values.astype(np.float64)
+        squares.data *= squares.data
+        self._norms = np.sqrt(np.asarray(squares.sum(axis=1)).reshape(-1))
+
     def __len__(self) -> int:
         return self._values.shape[0]
 
     def _unit(self, rows: slice | np.ndarray) -> Any:
-        x = self._values[rows].astype(np.float64)
-        x.data /= np.repeat(self.norms(rows).numpy(), np.diff(x.indptr))
-        return x
+        x = self._values[rows]
+        data = x.data / np.repeat(self._norms[rows], np.diff(x.indptr))
+        return sparse.csr_array((data, x.indices, x.indptr), shape=x.shape)
 
     def norms(self, rows: slice | np.ndarray) -> Tensor:
-        x = self._values[rows].astype(np.float64)
-        x.data *= x.data
-        return torch.from_numpy(np.sqrt(np.asarray(x.sum(axis=1)).reshape(-1)))
+        return torch.from_numpy(self._norms[rows])
 
     def take(self, rows: slice | np.ndarray) -> Tensor:
         return torch.from_numpy(self._unit(rows).toarray())
