@@ -2,13 +2,14 @@ r"""How well samples determine a von Mises-Fisher law, and tests of hypotheses a
 
 The law itself is fitted by :meth:`vmfdist.VonMisesFisher.fit`. Here are the errors of such a fit,
 :func:`fisher_information`, :func:`standard_errors` and :func:`confidence_cone`, and tests:
-:func:`rayleigh_test` of uniformity, :func:`mean_direction_test` of mean directions that are equal
-or stated, and :func:`concentration_test` of equal concentrations.
+:func:`rayleigh_test` and :func:`uniformity_test` of uniformity, :func:`mean_direction_test` of mean
+directions that are equal or stated, and :func:`concentration_test` of equal concentrations.
 
 Samples have shape (..., n, d), unit vectors along the last dimension and a sample along the one
-before; results have shape (...). They are formed in float64, returned in the dtype of the samples
-and, but for the first two, without gradients. Samples are checked where torch checks the arguments
-of distributions, which ``torch.distributions.Distribution.set_default_validate_args`` switches.
+before; results have shape (...). They are formed in float64 and returned in the dtype of the
+samples, without gradients but for the first two and the statistic of :func:`uniformity_test`.
+Samples are checked where torch checks the arguments of distributions, which
+``torch.distributions.Distribution.set_default_validate_args`` switches.
 
 Cone and test of mean directions rest on the same two facts about the resultant of n vectors, of
 length S, and its angle :math:`\alpha` to the true mean direction. If the concentration k is known,
@@ -39,7 +40,7 @@ from vmfdist.estimation.precision import (
     standard_errors,
 )
 from vmfdist.estimation.result import TestResult
-from vmfdist.estimation.uniformity import rayleigh_test
+from vmfdist.estimation.uniformity import rayleigh_test, uniformity_test
 
 __all__ = [
     "FisherInformation",
@@ -51,4 +52,5 @@ __all__ = [
     "mean_direction_test",
     "rayleigh_test",
     "standard_errors",
+    "uniformity_test",
 ]
