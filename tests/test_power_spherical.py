@@ -189,3 +189,30 @@ def test_draws_refuse_a_second_derivative() -> None:
     (gradient,) = torch.autograd.grad(x[0], k, create_graph=True)
     with pytest.raises(NotImplementedError, match="differentiated once"):
         torch.autograd.grad(gradient, k)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 20])
+def test_from_mean(dim: int, dtype: torch.dtype) -> None:
+    law = PowerSpherical(
+        directions(5, dim, dtype=dtype), torch.tensor([0, 0.3, 5, 80, 1e3]).to(dtype)
+    )
+    found = PowerSpherical.from_mean(law.mean)
+    assert found.loc.dtype == found.concentration.dtype == dtype
+    torch.testing.assert_close(found.loc[1:], law.loc[1:])
+    rounding = 4 * torch.finfo(dtype).eps * (1 + 1e3 / (dim - 1))  # of 1 - R
+    torch.testing.assert_close(found.concentration, law.concentration, rtol=rounding, atol=1e-6)
+
+
+def test_from_mean_at_the_ends_and_its_gradient(dtype: torch.dtype) -> None:
+    loc = torch.tensor([1.0, 0.0, 0.0], dtype=dtype)
+    mean = torch.stack([0 * loc, loc, (1 + torch.finfo(dtype).eps) * loc]).requires_grad_()
+    law = PowerSpherical.from_mean(mean)
+    assert law.concentration.tolist() == [0, math.inf, math.inf]
+    (grad,) = torch.autograd.grad(law.concentration.sum(), mean)
+    assert (grad == 0).all()
+    inner = (0.7 * directions(3)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: PowerSpherical.from_mean(x).concentration, (inner,))
+    with pytest.raises(ValueError, match=r"mean .* length of at most 1"):
+        PowerSpherical.from_mean(2 * loc)
+    with pytest.raises(TypeError, match="mean must be a tensor, got list"):
+        PowerSpherical.from_mean([0.5, 0.0])  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from torch import Tensor
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.natural import polar
 from vmfdist._numerics.chords import are_crossed, inner_product, squared_chord
+from vmfdist._validation import check_vector, require, unit_tolerance
 
 # Samples are converted to float64 in blocks of this many numbers: no copy of large data.
 _BLOCK_NUMBERS = 1 << 20
@@ -104,6 +105,22 @@ def _of_many_weightings(samples: Tensor, weights: Tensor) -> Resultant:
     short = length < 0.5
     complement = torch.where(short, 1 - length, spread / (1 + length))
     return Resultant(direction, torch.where(short, length, 1 - complement), complement, total)
+
+
+def of_mean(mean: Tensor, validate: bool) -> tuple[Tensor, Tensor]:
+    """Direction and length of a mean that is given, in float64; raises where it can be none."""
+    check_vector("mean", mean)
+    direction, length = polar(mean.double())
+    if validate:
+        longest = 1 + unit_tolerance(mean.dtype, mean.shape[-1])  # what rounding excuses
+        require(
+            f"mean of shape {tuple(mean.shape)} must have a length of at most 1, as every mean of "
+            "unit vectors has",
+            length,
+            lambda number: number <= longest,
+            "length",
+        )
+    return direction, length
 
 
 def along(data: Resultant, loc: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
+import torch
 from torch import Tensor
 
+from vmfdist import _resultant
 from vmfdist._closed_forms import power_spherical as ps
 from vmfdist._closed_forms import sphere
 from vmfdist._numerics.infinity import finite
@@ -68,6 +71,46 @@ class PowerSpherical(RotationallySymmetric):
     """
 
     _cosine = PowerSphericalCosine
+
+    @classmethod
+    def from_mean(cls, mean: Tensor, validate_args: bool | None = None) -> Self:
+        r"""The law with a given mean: ``loc`` is its direction, the concentration of its length R.
+
+        .. math:: \kappa = (d - 1) \frac{R}{1 - R}.
+
+        With the mean of samples this is the estimate by the method of moments. It depends on 1
+        minus the length, of which a mean in float32 holds the first seven decimals: give one in
+        float64 where the concentration may be high.
+
+        A mean of 0 has concentration 0 and the first axis as ``loc``; a mean of length 1 has an
+        infinite concentration, and so has one that is longer by rounding. There the concentration
+        has gradient 0; elsewhere gradients are exact.
+
+        Args:
+            mean: vectors of shape (..., d), of length at most 1.
+            validate_args: whether to check the length, and the law's ``validate_args``.
+
+        Returns:
+            A law in the dtype of the mean, of batch shape (...).
+
+        Raises:
+            TypeError: if ``mean`` is not a float32 or float64 tensor.
+            ValueError: if it has fewer than two entries; under ``validate_args`` also if it is
+                longer than 1, or NaN.
+
+        Example:
+            >>> import torch
+            >>> from vmfdist import PowerSpherical
+            >>> law = PowerSpherical.from_mean(torch.tensor([0.54, 0.0, 0.72]))
+            >>> law.loc, law.concentration
+            (tensor([0.6000, 0.0000, 0.8000]), tensor(18.0000))
+        """
+        validate = cls._validate_args if validate_args is None else validate_args
+        direction, length = _resultant.of_mean(mean, validate)
+        is_point = length >= 1
+        rest = torch.where(is_point, 1.0, 1 - length)
+        k = torch.where(is_point, math.inf, (mean.shape[-1] - 1) * length / rest)
+        return cls(direction.to(mean.dtype), k.to(mean.dtype), validate_args)
 
     @property
     def log_normalizer(self) -> Tensor:

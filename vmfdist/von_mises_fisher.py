@@ -25,7 +25,6 @@ from vmfdist._validation import (
     check_vector,
     check_weights,
     require,
-    unit_tolerance,
 )
 from vmfdist.cosine import VonMisesFisherCosine
 from vmfdist.rotational import CovarianceEigenvalues, RotationallySymmetric
@@ -233,17 +232,8 @@ class VonMisesFisher(RotationallySymmetric):
             >>> law.loc, law.concentration
             (tensor([0.6000, 0.0000, 0.8000]), tensor(10.0000))
         """
-        check_vector("mean", mean)
-        direction, length = natural.polar(mean.double())
-        if cls._validate_args if validate_args is None else validate_args:
-            longest = 1 + unit_tolerance(mean.dtype, mean.shape[-1])  # what rounding excuses
-            require(
-                f"mean of shape {tuple(mean.shape)} must have a length of at most 1, as every mean "
-                "of unit vectors has",
-                length,
-                lambda number: number <= longest,
-                "length",
-            )
+        validate = cls._validate_args if validate_args is None else validate_args
+        direction, length = _resultant.of_mean(mean, validate)
         k = _resultant.concentration(length, 1 - length, mean.shape[-1])
         return cls(direction.to(mean.dtype), k.to(mean.dtype), validate_args)
 
