@@ -7,11 +7,13 @@ it.
 Method: soft-moVMF of Banerjee et al., with the exact maximum of every concentration. An iteration
 is one pass over the rows in batches of a few MB. Each batch is converted to float64 and normalised
 there, so that float32 rows cost neither a copy nor accuracy, and what the M step needs is summed up
-as it goes: no array of responsibilities is ever held.
+as it goes: no array of responsibilities is ever held. Sparse rows stay sparse: the products with
+directions and the sums over rows are SciPy's.
 
 Accuracy: log densities start from :math:`1 - \langle x, \mu\rangle`, and so do the concentrations.
 Above a concentration of :math:`2^{20}` that difference is formed as :math:`|x - \mu|^2 / 2`, which
-rounding does not touch.
+rounding does not touch; for sparse rows by sums of products that are exact in float64, and a small
+rest.
 
 References:
     * A. Banerjee, I. S. Dhillon, J. Ghosh and S. Sra (2005), Clustering on the unit hypersphere
