@@ -71,8 +71,7 @@ class SphericalCauchy(RotationallySymmetric):
     References:
         * S. Kato and P. McCullagh (2020), Some properties of a Cauchy family on the sphere derived
           from the Moebius transformations, Bernoulli 26(4), 3224-3248, doi:10.3150/20-BEJ1222.
-        * L. Sablica and K. Hornik (2025), The spherical Cauchy law in variational autoencoders,
-          arXiv:2506.21278.
+        * L. Sablica and K. Hornik (2025), arXiv:2506.21278 (as the posterior of autoencoders).
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import pyro
@@ -21,7 +21,8 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import normalize, softplus
 
 from _options import MOST_CONCENTRATION
-from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
+from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
+from vmfdist.rotational import RotationallySymmetric
 
 __all__ = [
     "VAE",
@@ -130,7 +131,7 @@ class BatchNormGaussianCode(GaussianCode):
 class SphericalCode(Code):
     """Uniform prior on the unit sphere; a posterior with a mean direction and a concentration."""
 
-    law: type[VonMisesFisher] | type[PowerSpherical]
+    law: Callable[..., RotationallySymmetric]
 
     def __init__(self, features: int, dim: int, concentration: float | None = None) -> None:
         """Build the layer.
@@ -148,7 +149,7 @@ class SphericalCode(Code):
         weight = self.head.weight
         return HypersphericalUniform(self.dim, dtype=weight.dtype, device=weight.device)
 
-    def forward(self, features: Tensor) -> VonMisesFisher | PowerSpherical:
+    def forward(self, features: Tensor) -> RotationallySymmetric:
         """The law of each example; a learned concentration is at least 1."""
         location, raw = self.split(features)
         learned = self.concentration is None
@@ -172,14 +173,24 @@ class PowerSphericalCode(SphericalCode):
     law = PowerSpherical
 
 
+class SphericalCauchyCode(SphericalCode):
+    """Spherical Cauchy posterior (Sablica and Hornik 2025); its distance is what is learned.
+
+    The concentration itself would have no digits next to 1.
+    """
+
+    law = SphericalCauchy.from_distance
+
+
 CODES = {
     "gaussian": GaussianCode,
     "batch-norm": BatchNormGaussianCode,
     "vmf": VonMisesFisherCode,
     "power-spherical": PowerSphericalCode,
+    "spherical-cauchy": SphericalCauchyCode,
 }
-SPHERICAL = ("vmf", "power-spherical")
-LAWS = "gaussian, batch-norm, vmf, power-spherical, or one of the last two with :CONCENTRATION"
+SPHERICAL = ("vmf", "power-spherical", "spherical-cauchy")
+LAWS = f"gaussian, batch-norm, {', '.join(SPHERICAL)}, or one of these three with :CONCENTRATION"
 
 
 def read_law(text: str) -> str:

@@ -667,7 +667,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "folder with train.feat, test.feat and vocab.new, plain or .gz; else made documents"
     add("--data", metavar="DIR", type=Path, help=text)
     text = (
-        "of the code: gaussian, batch-norm, vmf or power-spherical, the last two also with "
+        "of the code: gaussian, batch-norm, vmf, power-spherical or spherical-cauchy (by its "
+        "distance), the last three also with "
         f":CONCENTRATION; may be given several times (default: {' and '.join(LAWS_MADE)}; "
         f"with --data {LAWS_DATA[0]})"
     )

@@ -100,6 +100,7 @@ STEPS = 10  # from one digit to another in the figure
 NAMES = {
     "vmf": "von Mises-Fisher",
     "power-spherical": "power spherical",
+    "spherical-cauchy": "spherical Cauchy",
     "gaussian": "Gaussian",
     "batch-norm": "Gaussian, batch norm",
 }
@@ -347,7 +348,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "folder with the four idx files of MNIST, plain or .gz; else scikit-learn's digits"
     add("--data", metavar="DIR", type=Path, help=text)
     text = (
-        "of the code: gaussian, batch-norm, vmf or power-spherical, the last two also with "
+        "of the code: gaussian, batch-norm, vmf, power-spherical or spherical-cauchy (by its "
+        "distance), the last three also with "
         f":CONCENTRATION; may be given several times (default: {', '.join(LAWS_DIGITS)}; "
         f"with MNIST {LAWS_MNIST[1]})"
     )

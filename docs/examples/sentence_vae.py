@@ -409,9 +409,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = f"words at most, of those seen twice or more {default}"
     add("--vocabulary", metavar="N", type=read_whole_number(1), default=10_000, help=text)
     text = (
-        "of the code: gaussian, batch-norm, vmf, power-spherical, or one of the last two with "
-        f"a fixed concentration such as vmf:80; may be repeated (default: {', '.join(LAWS)}; of "
-        f"made sentences {LAWS_MADE[0]} for {LAWS[0]})"
+        "of the code: gaussian, batch-norm, vmf, power-spherical, spherical-cauchy, or one of the "
+        "last three with a fixed concentration such as vmf:80; may be repeated (default: "
+        f"{', '.join(LAWS)}; of made sentences {LAWS_MADE[0]} for {LAWS[0]})"
     )
     add("--law", action="append", type=read_law, help=text)
     add("--decoder", choices=DECODERS, default="standard", help=f"what a step sees {default}")

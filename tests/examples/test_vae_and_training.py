@@ -49,7 +49,8 @@ from cases import BOUND, assert_mean
 from commands import no_more_than
 
 LAWS = ["gaussian", "batch-norm", "vmf", "vmf:7.5", "power-spherical", "power-spherical:20"]
-SPHERICAL = [law for law in LAWS if law.startswith(("vmf", "power"))]
+LAWS += ["spherical-cauchy", "spherical-cauchy:2"]
+SPHERICAL = [law for law in LAWS if law.startswith(("vmf", "power", "spherical"))]
 PIXELS = 6
 HERE = Place(torch.device("cpu"))
 
