@@ -150,10 +150,7 @@ def require_held(name: str, x: Tensor | float, dtype: torch.dtype) -> None:
     if isinstance(x, Tensor):
         if x.dtype == dtype or not x.is_floating_point():
             return
-        found = x.abs().masked_fill(x.isinf(), 0.0)
-        if torch._is_all_true(~(found > largest)):
-            return
-        x = found.max().item()
+        x = x.abs().masked_fill(x.isinf(), 0.0).max().item() if x.numel() else 0.0
     if largest < abs(x) < math.inf:
         raise ValueError(
             f"{name} must be at most {largest:.6g}, the largest {_name(dtype)} number, or "
