@@ -17,11 +17,14 @@ any, vMF                   :math:`\mathrm{KL}(p \,\|\, \mathrm{uniform}) + \Phi(
                            \kappa_2 M \langle\mu_1, \mu_2\rangle`
 PS, vMF                    :math:`\mathrm{KL}(\mathrm{PS} \,\|\, \mathrm{uniform}) +
                            \Phi(\kappa_2) - \kappa_2 M(\kappa_1) \langle\mu_1, \mu_2\rangle`
+any, PS                    :math:`\mathrm{KL}(p \,\|\, \mathrm{uniform}) + \Psi(\kappa_2) -
+                           \kappa_2 \mathrm E_p \log((1 + \langle x, \mu_2\rangle)/2)`
 =========================  ======================================================================
 
 PS is the power spherical law, :math:`\Psi(\kappa) = \log \mathrm E ((1 + w)/2)^\kappa` for a
 coordinate w of a uniform unit vector, and :math:`M` the mean resultant length. SC is the spherical
-Cauchy law, :math:`k = 2 \operatorname{artanh} \rho`.
+Cauchy law, :math:`k = 2 \operatorname{artanh} \rho`. The last mean is an integral
+(:mod:`vmfdist._families.mean_log`), all else is in closed form.
 
 The first three terms of the divergence between two von Mises-Fisher laws are the Bregman divergence
 of :math:`\Phi`, which :mod:`vmfdist._closed_forms.von_mises_fisher` forms without cancellation.
@@ -44,7 +47,10 @@ from torch.distributions import register_kl
 from vmfdist._closed_forms import natural
 from vmfdist._closed_forms import power_spherical as ps
 from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._families.mean_log import mean_log
 from vmfdist._numerics.chords import inner_product, squared_chord
+from vmfdist._numerics.elementwise import refuse_derivative, with_derivative
+from vmfdist._numerics.infinity import finite, steepened
 from vmfdist._numerics.rows import expanded
 from vmfdist._validation import broadcast_shapes, check_same_sphere
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
@@ -115,6 +121,48 @@ def _kl_to_von_mises_fisher(p: RotationallySymmetric, q: VonMisesFisher) -> Tens
     to_point = torch.where(torch.isinf(k1) & (separation == 0), 0.0, math.inf)
     result = torch.where(torch.isinf(k2), to_point, result)
     return expanded(_with_natural_derivatives(result, p, q), shape)
+
+
+@register_kl(RotationallySymmetric, PowerSpherical)
+def _kl_to_power_spherical(p: RotationallySymmetric, q: PowerSpherical) -> Tensor:
+    dim, shape = _common(p, q)
+    (loc1, _), (loc2, k2), k1 = p._given, q._given, p._strength
+    dtype = torch.promote_types(k1.dtype, k2.dtype)
+    chords = (squared_chord(loc1, pole, k2) for pole in (loc2, -loc2))
+    near, far = (steepened(chord).double() / 2 for chord in chords)
+    k1, k2 = k1.double(), k2.double()
+    level = mean_log(k1, near, far, p._family, dim)
+    cross = ps.log_partition(finite(k2), dim) - finite(k2) * level
+    result = (p._family.kl_to_uniform(k1, dim) + cross).clamp(min=0)  # of terms that cancel
+    to_point = torch.where(torch.isinf(k1) & (near == 0), 0.0, math.inf)
+    result = torch.where(torch.isinf(k2), to_point, result)
+    result = result.to(dtype)
+    if isinstance(p, VonMisesFisher) and p._tracked is not None:
+        # At the natural parameter 0, which has no direction, Cov(x, log((1 + <x, mu_2>)/2)) of the
+        # uniform law is mu_2 / (d - 1).
+        vector = p._tracked.to(dtype)
+        along = inner_product(vector - vector.detach(), loc2.detach().to(dtype))
+        is_zero = (vector == 0).all(-1)
+        result = (
+            result - torch.where(is_zero, finite(k2.detach()).to(dtype) / (dim - 1), 0.0) * along
+        )
+    return expanded(_once(result, None), shape)
+
+
+@with_derivative(
+    refuse_derivative(
+        "second derivatives of the divergence to a power spherical law are not implemented: "
+        "differentiate once only"
+    )
+)
+def _one(x: Tensor, _: None) -> Tensor:
+    return torch.ones_like(x)
+
+
+@with_derivative(lambda x, _: _one(x, None))
+def _once(x: Tensor, _: None) -> Tensor:
+    """x, to be differentiated once."""
+    return x.clone()
 
 
 def _with_natural_derivatives(

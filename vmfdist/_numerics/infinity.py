@@ -16,11 +16,13 @@ Finite concentrations, up to the largest number, are taken as they are.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vmfdist._numerics.autograd import may_look_at
+from vmfdist._numerics.autograd import Differentiable, may_look_at
 
 
 def stand_in(dtype: torch.dtype) -> float:
@@ -41,6 +43,22 @@ def steep(x: Tensor) -> Tensor:
     """The same with the square root of the largest number, for slopes in directions."""
     root = math.sqrt(torch.finfo(x.dtype).max)
     return torch.nan_to_num(x, nan=math.nan, posinf=root, neginf=-root)
+
+
+class _Steepened(Differentiable):
+    def value(self, tensors: Sequence[Tensor], constant: Any) -> Tensor:
+        return tensors[0].clone()
+
+    def along(self, i: int, change: Tensor, tensors: Sequence[Tensor], constant: Any) -> Tensor:
+        return steep(change)
+
+
+_steepened = _Steepened("steepened")
+
+
+def steepened(distance: Tensor) -> Tensor:
+    """The distance as it is; an infinite gradient in it is replaced as those in directions are."""
+    return _steepened(distance, None)
 
 
 def is_finite_throughout(k: Tensor) -> bool:
