@@ -165,7 +165,7 @@ GRID = list(itertools.product(DIMS, CONCENTRATIONS, ANGLES))
 
 
 @of_each_law
-@pytest.mark.parametrize(("dim", "k1", "angle"), GRID[::11])
+@pytest.mark.parametrize(("dim", "k1", "angle"), GRID[::23])
 def test_value(law: Law, dim: int, k1: float, angle: float) -> None:
     check_value(law, dim, k1, 20.0, angle)
 
@@ -181,7 +181,7 @@ def test_value_everywhere(law: Law, dim: int, k1: float, angle: float) -> None:
 @pytest.mark.parametrize(
     ("k1", "k2"), [(0.3, 0.3), (0.3, 50.0), (50.0, 50.0), (1e6, 1e6), (1e6, 9.0)]
 )
-@pytest.mark.parametrize("dim", [2, 3, 17])
+@pytest.mark.parametrize("dim", [2, 10])
 def test_one_mean_direction_is_a_closed_form(dim: int, k1: float, k2: float) -> None:
     loc = directions(dim)
     found = kl_divergence(PowerSpherical(loc, k1), PowerSpherical(loc, k2)).item()
@@ -192,7 +192,7 @@ def test_one_mean_direction_is_a_closed_form(dim: int, k1: float, k2: float) -> 
     assert found == pytest.approx(float(expected), rel=1e-8, abs=1e-9)
 
 
-@pytest.mark.parametrize("dim", [2, 3, 64])
+@pytest.mark.parametrize("dim", [2, 3, 10])
 def test_concentration_zero_is_the_uniform_law(dim: int) -> None:
     uniform = HypersphericalUniform(dim, dtype=torch.float64)
     k = torch.tensor([0.0, 0.2, 7.0, 1e5], dtype=torch.float64)
@@ -237,8 +237,9 @@ def test_batch_shapes_broadcast() -> None:
 # Derivatives
 
 
-@pytest.mark.parametrize("dim", [2, 4])
-@pytest.mark.parametrize("law", [VonMisesFisher, PowerSpherical, SphericalCauchy])
+@pytest.mark.parametrize(
+    ("law", "dim"), [(VonMisesFisher, 2), (PowerSpherical, 4), (SphericalCauchy, 3)]
+)
 def test_derivatives(law: Any, dim: int) -> None:
     limit = 1.0 if law is SphericalCauchy else 30.0
     raws = [(directions(2, dim, seed=s) * 1.3).requires_grad_() for s in (1, 2)]
@@ -265,13 +266,14 @@ def check_gradients(law: Law, dim: int, k1: float, angle: float) -> None:
     in_loc, in_k1, in_k2 = torch.autograd.grad(
         kl_divergence(law(loc, a), PowerSpherical(other, b)), (loc, a, b)
     )
-    with mp.workdps(20):
+    with mp.workdps(22):
         half = half_angle_of(loc.detach(), other)
 
         def mean(k: Any, half: Any) -> Any:
             return mean_log(law, dim, k, half, mp.mp)
 
-        step_k, step = mp.mpf("1e-6") * k1, mp.mpf("1e-6") / mp.sqrt(1 + k1)
+        step_k = mp.mpf("1e-6") * k1
+        step = mp.mpf("1e-6") * min(half, mp.pi / 2 - half, 1 / mp.sqrt(1 + k1))
         by_k = (mean(k1 + step_k, half) - mean(k1 - step_k, half)) / (2 * step_k)
         by_half = (mean(k1, half + step) - mean(k1, half - step)) / (2 * step)
         reference = radial(dim, k1) if law is VonMisesFisher else power_spherical(dim, k1)
@@ -282,8 +284,9 @@ def check_gradients(law: Law, dim: int, k1: float, angle: float) -> None:
         assert found.item() == pytest.approx(float(truth), rel=1e-8, abs=1e-10)
 
 
-@of_each_law
-@pytest.mark.parametrize(("dim", "k1", "angle"), [(2, 3.0, 2.5), (3, 1e3, 3.1), (3, 0.5, 1.0)])
+@pytest.mark.parametrize(
+    ("law", "dim", "k1", "angle"), [(VonMisesFisher, 2, 3.0, 2.5), (PowerSpherical, 3, 1e3, 3.1)]
+)
 def test_gradients_are_exact(law: Law, dim: int, k1: float, angle: float) -> None:
     check_gradients(law, dim, k1, angle)
 
@@ -298,7 +301,7 @@ def test_gradients_are_exact_everywhere(law: Law, dim: int, k1: float, angle: fl
 
 
 @pytest.mark.parametrize("law", [VonMisesFisher, PowerSpherical, SphericalCauchy])
-@pytest.mark.parametrize("dim", [2, 3, 4, 17])
+@pytest.mark.parametrize("dim", [2, 3, 10])
 def test_at_and_next_to_an_infinite_concentration(law: Any, dim: int, dtype: torch.dtype) -> None:
     info = torch.finfo(dtype)
     ks = [0.0, info.tiny / 8, 1.0, info.max / 8, info.max / 2, info.max, math.inf]
@@ -337,26 +340,27 @@ def test_in_the_natural_parameter(vector: tuple[float, ...]) -> None:
 # Transforms
 
 
-OTHER = PowerSpherical(directions(17, seed=2), 3.0, validate_args=False)
+OTHER = PowerSpherical(directions(10, seed=2), 3.0, validate_args=False)
 
 
-def of_seventeen(raw: Tensor, k: Tensor) -> Tensor:
+def of_ten(raw: Tensor, k: Tensor) -> Tensor:
     return kl_divergence(VonMisesFisher(normalize(raw, dim=-1), k, validate_args=False), OTHER)
 
 
 def test_under_torch_func() -> None:
-    raw, k = directions(5, 17), torch.tensor([0.0, 0.5, 3.0, 50.0, 1e4], dtype=torch.float64)
-    each = torch.func.vmap(torch.func.grad(of_seventeen, (0, 1)))(raw, k)
-    total = torch.func.grad(lambda raw, k: of_seventeen(raw, k).sum(), (0, 1))(raw, k)
+    raw, k = directions(5, 10), torch.tensor([0.0, 0.5, 3.0, 50.0, 1e4], dtype=torch.float64)
+    each = torch.func.vmap(torch.func.grad(of_ten, (0, 1)))(raw, k)
+    total = torch.func.grad(lambda raw, k: of_ten(raw, k).sum(), (0, 1))(raw, k)
     torch.testing.assert_close(each, total)
 
 
+@pytest.mark.slow
 def test_compiled() -> None:
     torch._dynamo.reset()
-    compiled = torch.compile(of_seventeen, fullgraph=True, backend="aot_eager")
-    raw = directions(5, 17).requires_grad_()
+    compiled = torch.compile(of_ten, fullgraph=True, backend="aot_eager")
+    raw = directions(5, 10).requires_grad_()
     k = torch.tensor([0.0, 0.5, 3.0, 50.0, 1e4], dtype=torch.float64, requires_grad=True)
-    results = [of_seventeen(raw, k), compiled(raw, k)]
+    results = [of_ten(raw, k), compiled(raw, k)]
     torch.testing.assert_close(results[0], results[1])
     grads = [torch.autograd.grad(result.sum(), (raw, k)) for result in results]
     torch.testing.assert_close(grads[0], grads[1])
