@@ -483,6 +483,20 @@ def in_a_process(folder: Path) -> None:
     distributed.destroy_process_group()
 
 
+def test_one_process_of_a_group_adds_nothing() -> None:
+    x, labels = labelled()
+    statistics = accumulated(x, labels)
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        total = statistics.all_reduced()
+    finally:
+        distributed.destroy_process_group()
+    assert torch.equal(total.counts, statistics.counts)
+    assert torch.equal(total.sums, statistics.sums)
+
+
+@pytest.mark.slow
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
     model = trained(Model())
     torch.save(model.state_dict(), tmp_path / "weights.pt")
