@@ -454,6 +454,15 @@ def test_wrong_statistics() -> None:
         SphericalClassifier(3, 2).fit(alone)
 
 
+def test_padding_is_no_embedding() -> None:
+    x, labels = labelled()
+    padded = torch.cat([x, torch.zeros(3, x.shape[-1], dtype=x.dtype)])
+    found = accumulated(padded, torch.cat([labels, labels[:3]]))
+    expected = accumulated(x, labels)
+    assert torch.equal(found.counts, expected.counts)
+    assert torch.equal(found.sums, expected.sums)
+
+
 def test_a_uniform_class_has_a_finite_logarithm() -> None:
     statistics = ClassStatistics(2, 1)
     statistics.update(torch.tensor([[1.0, 0], [-1, 0]]), torch.tensor([0, 0]))

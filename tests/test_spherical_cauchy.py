@@ -17,6 +17,7 @@ from reference import cosine_reference, log_sphere_area, radial
 from vmfdist import HypersphericalUniform, SphericalCauchy, VonMisesFisher
 from vmfdist._families.spherical_cauchy import SPHERICAL_CAUCHY
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
+from vmfdist._numerics import moebius
 from vmfdist.cosine import SphericalCauchyCosine
 
 
@@ -410,6 +411,50 @@ def test_fit_in_batches_float32_and_its_limits() -> None:
     close = SphericalCauchy(directions(4), 1 - 1e-7).sample((100,))
     gap = 1 - SphericalCauchy.fit(close).concentration.item()
     assert 0.7e-7 < gap < 1.4e-7
+
+
+@pytest.mark.parametrize("dim", [2, 5, 10, 16, 64, 300])
+@pytest.mark.parametrize("rho", [0.1, 0.5, 0.9, 0.999])
+def test_fit_of_draws_is_at_least_as_likely_as_their_law(dim: int, rho: float) -> None:
+    torch.manual_seed(0)
+    law = SphericalCauchy(directions(dim), rho)
+    x = law.sample((120,))
+    fitted = SphericalCauchy.fit(x)
+    assert fitted.log_prob(x).mean() > law.log_prob(x).mean()
+    back = moebius.add(-fitted.point, x)
+    assert back.mean(0).norm() < 1e-9 / (1 - rho) ** 2
+
+
+def test_fit_of_another_law() -> None:
+    torch.manual_seed(0)
+    x = VonMisesFisher(directions(16), 30.0).sample((400,))
+    fitted = SphericalCauchy.fit(x)
+    rhos = torch.linspace(0.01, 0.99, 99, dtype=torch.float64).unsqueeze(-1)
+    others = SphericalCauchy(fitted.loc, rhos).log_prob(x).mean(-1)
+    assert fitted.log_prob(x).mean() >= others.max()
+
+
+def test_fit_of_half_the_weight_on_one_vector() -> None:
+    x = torch.eye(3, dtype=torch.float64)
+    for weights in ([2.0, 1, 1], [3.0, 1, 1], [1.0, 0, 0]):
+        law = SphericalCauchy.fit(x, torch.tensor(weights))
+        assert law.concentration == 1
+        assert torch.equal(law.loc, x[0])
+    east, north = x[:2]
+    law = SphericalCauchy.fit(x[:2])  # the point of their geodesic next to the centre
+    torch.testing.assert_close(law.loc, (east + north) / 2**0.5)
+    assert law.concentration.item() == pytest.approx(2**0.5 - 1)
+    near = torch.nn.functional.normalize(torch.stack([east, east + 1e-3 * north]), dim=-1)
+    law = SphericalCauchy.fit(near)
+    assert law.concentration < 1
+    torch.testing.assert_close(law.loc, torch.nn.functional.normalize(near.sum(0), dim=0))
+
+
+def test_fit_keeps_the_digits_of_the_distance() -> None:
+    torch.manual_seed(0)
+    truth = SphericalCauchy.from_distance(directions(3, dtype=torch.float32), 12.0)
+    cone = SphericalCauchy.fit(truth.sample((4000,))).mass_cone(0.5)
+    assert abs(cone / truth.mass_cone(0.5) - 1) < 0.1
 
 
 def test_fit_is_differentiable() -> None:

@@ -286,7 +286,8 @@ class ClassStatistics:
         """Adds a batch.
 
         Args:
-            embeddings: vectors of any length but 0, of shape (..., dim); they are normalised.
+            embeddings: vectors of shape (..., dim), which are normalised; those of length 0, as
+                padding has, are left out.
             labels: their classes, integers from 0 on, of shape (...).
 
         Raises:
@@ -307,10 +308,11 @@ class ClassStatistics:
         if _checks_values():
             require("embeddings must be finite", embeddings, math.isfinite)
             require(f"labels must be from 0 to {classes - 1}", labels, lambda x: 0 <= x < classes)
-        x = _direction(embeddings.double()).reshape(-1, dim)
+        counted = (embeddings != 0).any(-1).double()
+        x = _direction(embeddings.double()) * counted.unsqueeze(-1)
         index = labels.reshape(-1).long()
-        self.sums.index_add_(0, index, x)
-        self.counts.index_add_(0, index, torch.ones_like(index, dtype=torch.float64))
+        self.sums.index_add_(0, index, x.reshape(-1, dim))
+        self.counts.index_add_(0, index, counted.reshape(-1))
 
     def all_reduced(self, group: distributed.ProcessGroup | None = None) -> ClassStatistics:
         """The statistics of all processes together, in each of them.

@@ -212,7 +212,7 @@ def _separations(p: _Law, q: _Law, k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_integral(p: _Law, q: _Law, alpha: float, beta: float) -> Tensor:
-    dim = _common(p, q)
+    dim, shape = _common(p, q), broadcast_shapes(p.batch_shape, q.batch_shape)
     k1, k2 = _concentration(p), _concentration(q)
     dtype = torch.promote_types(k1.dtype, k2.dtype)
     near, far = (widened(x) for x in _separations(p, q, k2.to(dtype)))
@@ -231,7 +231,7 @@ def _log_integral(p: _Law, q: _Law, alpha: float, beta: float) -> Tensor:
     else:
         apart = highest if alpha > 1 else -highest
         result = torch.where(one, torch.where(both & (near == 0), 0.0, apart), result)
-    return expanded(result.to(dtype), broadcast_shapes(p.batch_shape, q.batch_shape))
+    return expanded(result.to(dtype), shape)
 
 
 def _in_natural_parameters(p: _Law, q: _Law, alpha: float, beta: float, dim: int) -> Tensor:

@@ -89,8 +89,9 @@ class SphericalCauchy(RotationallySymmetric):
 
         It is :math:`k = 2 \operatorname{artanh} \rho = \log \frac{1 + \rho}{1 - \rho}`, from 0 to
         infinity; from a complement c = 1 - :math:`\rho` it is :math:`\log(2/c - 1)`. All that
-        the law gives has the digits of k, where :math:`\rho` may have none left, and is smooth
-        in it: a layer that gives it cannot end at the point mass by rounding. Once a parameter is
+        the law gives but :attr:`point` and :meth:`moved` has the digits of k, where :math:`\rho`
+        may have none left, and is smooth in it: a layer that gives it cannot end at the point mass
+        by rounding. Once a parameter is
         assigned, the law is one of ``loc`` and ``concentration``.
 
         Args:
@@ -149,8 +150,9 @@ class SphericalCauchy(RotationallySymmetric):
         Its :attr:`point` is the one whose Moebius map moves unit vectors of the mean 0 to the
         samples (Kent and Tyler 1988 on the circle). It is unique, and robust: no minority of
         the samples moves it far. If half of the weight or more is on one vector, there is no
-        maximum, and the law is the point mass there. Elsewhere both parameters are differentiable
-        in samples and weights, once.
+        maximum, and the law is the point mass there; of two vectors with half of it each, it is
+        the least concentrated of the laws that are equally likely. Elsewhere both parameters are
+        differentiable in samples and weights, once.
 
         Sums are taken in float64. Samples that are within 1e-9 of each other count as equal. A step
         of the iteration takes n d^2 + d^3 operations.
@@ -196,10 +198,18 @@ class SphericalCauchy(RotationallySymmetric):
         else:
             check_weights(weights, samples, validate)
             shares = weights.double() / weights.double().sum(-1, keepdim=True)
-        point = moebius.conformal_barycentre(x, shares)
-        direction, length = natural.polar(point)
-        rho = torch.where(length < moebius.END - 2.0**-40, length, 1.0)
-        return cls(direction.to(samples.dtype), rho.to(samples.dtype), validate_args)
+        direction, length = natural.polar(moebius.conformal_barycentre(x, shares))
+        nearest = (x @ direction.detach().unsqueeze(-1)).argmax(-2, keepdim=True)
+        vector, share = _vector_and_share(x, shares, nearest)
+        furthest = (x @ vector.mT).argmin(-2, keepdim=True)
+        _, rest = _vector_and_share(x, shares, furthest)
+        half = 0.5 - 1e-9
+        is_point = (share > half) & (rest < half) | (length >= moebius.END - 2.0**-40)
+        is_point = is_point.unsqueeze(-1)
+        direction = torch.where(is_point, vector.squeeze(-2), direction)
+        k = torch.log1p(length) - torch.log1p(-length.clamp(max=moebius.END))
+        k = torch.where(is_point.squeeze(-1), math.inf, k)
+        return cls.from_distance(direction.to(samples.dtype), k.to(samples.dtype), validate_args)
 
     @property
     def point(self) -> Tensor:
@@ -223,6 +233,11 @@ class SphericalCauchy(RotationallySymmetric):
             ValueError: under ``validate_args``, if a point is not within the ball.
         """
         check_vector("point", point)
+        if point.shape[-1] != self.dim:
+            raise ValueError(
+                f"point must hold vectors of dimension {self.dim} along its last dimension, got "
+                f"shape {tuple(point.shape)}"
+            )
         if self._validate_args:
             inside = torch.linalg.vector_norm(point, dim=-1)
             require("point must lie within the unit ball", inside, lambda r: r < 1, "length")
@@ -236,3 +251,9 @@ class SphericalCauchy(RotationallySymmetric):
         r"""log of the integral of :math:`(1 + \rho^2 - 2\rho \langle x, \mu\rangle)^{1-d}`."""
         rest = (self.dim - 1) * sc.minus_log_gap(self._strength)
         return expanded(sphere.log_sphere_area(self.dim) + rest, self.batch_shape)
+
+
+def _vector_and_share(x: Tensor, weights: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The vector of that index, of shape (..., 1, d), and the weight of all equal ones."""
+    vector = x.take_along_dim(index, -2)
+    return vector, (weights * ((x - vector).square().sum(-1) < 1e-18)).sum(-1)

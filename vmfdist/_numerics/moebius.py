@@ -20,10 +20,12 @@ from torch import Tensor
 
 from vmfdist._numerics.rows import dot
 
-# Steps of this length go to the end in less than half of that number. Next to the solution each
-# doubles the digits.
+# Each goes half a unit of length at least where the solution is far, and there are enough to reach
+# the end and to double the digits next to the solution.
+_STEPS = 50
+
+# Newton's step is cut at this length, at which it goes to the end in ten.
 _LONGEST_STEP = 0.8
-_STEPS = 30
 
 #: The length of a point at which its search ends. Closer to the sphere than that float64 does not
 #: hold the direction from a point to unit vectors next to it.
@@ -41,9 +43,11 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 def conformal_barycentre(x: Tensor, weights: Tensor) -> Tensor:
     """The centre a of the ball whose map moves unit vectors of the mean 0 to x.
 
-    It maximises the mean of log((1 - |a|^2) / |x - a|^2), a concave function along geodesics, by
-    Newton's steps from the origin, to where a is moved each time. It exists unless half of the
-    weight is on one vector, to which it then goes.
+    It maximises the mean of log((1 - |a|^2) / |x - a|^2), a concave function along geodesics, from
+    the origin, to where a is moved each time: by Newton's step, or by that of the gradient where
+    this is higher. The latter always rises, since no second derivative is larger than that of the
+    whole sphere. The centre exists unless half of the weight is on one vector, to which it then
+    goes.
 
     Args:
         x: unit vectors of shape (..., n, d) in float64.
@@ -55,8 +59,17 @@ def conformal_barycentre(x: Tensor, weights: Tensor) -> Tensor:
     with torch.no_grad():
         a = x.new_zeros(torch.broadcast_shapes(x.shape[:-2], weights.shape[:-1]) + x.shape[-1:])
         for _ in range(_STEPS):
-            a = _confined(add(a, _step(a, x, weights)))
-    return _confined(add(a, _step(a, x, weights)))
+            newton, gradient = (_confined(add(a, step)) for step in _steps(a, x, weights))
+            higher = _height(newton, x, weights) >= _height(gradient, x, weights)
+            a = torch.where(higher.unsqueeze(-1), newton, gradient)
+    return _confined(add(a, _steps(a, x, weights)[0]))
+
+
+def _height(a: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+    """The mean of log((1 - |a|^2) / |x - a|^2)."""
+    length = torch.linalg.vector_norm(a, dim=-1)
+    squared = (x - a.unsqueeze(-2)).square().sum(-1)
+    return torch.log((1 - length) * (1 + length)) - (weights * torch.log(squared)).sum(-1)
 
 
 def _confined(a: Tensor) -> Tensor:
@@ -64,8 +77,8 @@ def _confined(a: Tensor) -> Tensor:
     return a * (END / length.clamp(min=END))
 
 
-def _step(a: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-    """With y the vectors moved back, of mean m and second moment S: (1 - S)^-1 m / 2."""
+def _steps(a: Tensor, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """With y the vectors moved back, of mean m and second moment S: (1 - S)^-1 m / 2 and m / 2."""
     a = a.unsqueeze(-2)
     way, length = x - a, torch.linalg.vector_norm(a, dim=-1, keepdim=True)
     shrink = (1 - length) * (1 + length) / dot(way, way).unsqueeze(-1)
@@ -76,4 +89,4 @@ def _step(a: Tensor, x: Tensor, weights: Tensor) -> Tensor:
     slack = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) * (1 + 1e-12) - moment
     step = torch.linalg.solve(slack, mean.unsqueeze(-1)).squeeze(-1) / 2
     length = torch.linalg.vector_norm(step.detach(), dim=-1, keepdim=True)
-    return step * (_LONGEST_STEP / length.clamp(min=_LONGEST_STEP))
+    return step * (_LONGEST_STEP / length.clamp(min=_LONGEST_STEP)), mean / 2
