@@ -255,3 +255,9 @@ def test_unchecked_data_that_are_no_numbers_make_nan(bad: float) -> None:
         given = (samples,) if kind == "stated" else (other, samples)
         for x in KINDS[kind](*given):
             assert x.isnan().tolist() == [False, True], kind
+
+
+@pytest.mark.parametrize("test", [mean_direction_test, concentration_test])
+def test_batches_that_do_not_fit(test: Any) -> None:
+    with pytest.raises(ValueError, match=r"broadcast, got shapes \(4, 10, 3\) \(samples\[0\]"):
+        test(directions(4, 10, 3), directions(3, 10, 3))

@@ -120,6 +120,8 @@ def test_degenerate_samples(statistic: str, dtype: torch.dtype) -> None:
         ({"simulations": 0}, ValueError, "simulations must be positive, got 0"),
         ({"simulations": 9.5}, TypeError, "simulations must be an integer, got float"),
         ({"seed": "a"}, TypeError, "seed must be an integer, got str"),
+        ({"seed": 2**70}, ValueError, "seed must be from 0 to"),
+        ({"statistic": ["gine"]}, ValueError, "statistic must be one of"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], error: type[Exception], words: str) -> None:

@@ -196,6 +196,13 @@ def _taken(samples: tuple[Tensor, ...]) -> _Samples:
         raise ValueError(
             f"the samples must lie on the same sphere to be compared, got dimension {found}"
         )
+    try:
+        torch.broadcast_shapes(*(sample.shape[:-2] for sample in samples))
+    except RuntimeError as error:
+        found = " and ".join(f"{tuple(x.shape)} (samples[{i}])" for i, x in enumerate(samples))
+        raise ValueError(
+            f"the axes to the left of the samples must broadcast, got shapes {found}"
+        ) from error
     return _Samples(
         [resultant(sample) for sample in samples],
         [sample.shape[-2] for sample in samples],

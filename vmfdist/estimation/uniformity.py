@@ -150,7 +150,7 @@ def uniformity_test(
           doi:10.3150/21-BEJ1454.
     """
     check_samples("samples", samples, Distribution._validate_args)
-    if statistic not in _STATISTICS:
+    if statistic not in list(_STATISTICS):  # what is asked for may have no hash
         raise ValueError(f"statistic must be one of {', '.join(_STATISTICS)}, got {statistic!r}")
     check_simulation(simulations, seed)
     n, dim = samples.shape[-2:]
@@ -180,6 +180,8 @@ def check_simulation(simulations: Any, seed: Any) -> None:
             raise TypeError(f"{name} must be an integer, got {type(number).__name__}")
     if simulations < 1:
         raise ValueError(f"simulations must be positive, got {simulations}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be from 0 to 2^63 - 1, got {seed}")
 
 
 def simulated_p_value(found: Tensor, null: Tensor) -> Tensor:
