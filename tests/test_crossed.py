@@ -255,6 +255,23 @@ def test_derivatives_of_fits() -> None:
     assert torch.autograd.gradgradcheck(fit, (raw, weights))
 
 
+@pytest.mark.parametrize("first", [VonMisesFisher, natural])
+def test_normalizers_of_products(first: _Kind) -> None:
+    (loc1, k1), (loc2, k2) = parameters(torch.float64), parameters(torch.float64, VALUES, seed=4)
+    crossed = first(loc1.unsqueeze(-2), k1.unsqueeze(-1))
+    _, found = crossed.conjugate_update(VonMisesFisher(loc2, k2))
+    p = first(*(all_pairs(x, LAWS, VALUES, True) for x in (loc1, k1)))
+    q = VonMisesFisher(*(all_pairs(x, LAWS, VALUES, False) for x in (loc2, k2)))
+    _, expected = p.conjugate_update(q)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    weight = torch.linspace(1, 2, LAWS * VALUES, dtype=torch.float64).view(LAWS, VALUES)
+    results = (
+        torch.autograd.grad((weight * x).sum(), (loc1, k1, loc2, k2)) for x in (found, expected)
+    )
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 def test_equal_samples_are_a_point_mass_under_every_weighting(dtype: torch.dtype) -> None:
     x = directions(DIM, dtype=dtype)
     law = VonMisesFisher.fit(x.repeat(30, 1), torch.rand(8, 30, dtype=dtype))

@@ -14,6 +14,7 @@ from vmfdist import _resultant
 from vmfdist._closed_forms import natural, sphere
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.autograd import is_tracked
+from vmfdist._numerics.chords import squared_chord
 from vmfdist._numerics.infinity import finite
 from vmfdist._numerics.rows import expanded
 from vmfdist._sampling.draw import draw
@@ -453,7 +454,7 @@ def _product(
     loc, share12 = natural.polar(share1.unsqueeze(-1) * loc1 + share2.unsqueeze(-1) * loc2)
     k12 = (scale * share12).clamp(max=torch.finfo(scale.dtype).max)
     total = share1 + share2 + share12
-    turned = scale * share1 * share2 * (loc1 - loc2).square().sum(-1)
+    turned = scale * share1 * share2 * squared_chord(loc1, loc2, scale)
     loss = torch.where(total > 0, turned / torch.where(total > 0, total, 1.0), 0.0)
     top1, top2, top12 = (vmf.log_density_at_mode(k, dim) for k in (k1, k2, k12))
     return loc, k12, top1 + top2 - top12 - loss
