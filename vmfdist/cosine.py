@@ -79,6 +79,7 @@ class CosineLaw(TorchDistribution):
     has_rsample = True
 
     _given: Tensor  # the concentration before it is expanded
+    _made_of: Tensor | None = None  # another parameter, until that is assigned
     _family: ClassVar[Family]
     _dim: int
 
@@ -107,10 +108,8 @@ class CosineLaw(TorchDistribution):
             require_held("concentration", float(concentration), self._given.dtype)
             concentration = self._given.new_full((), float(concentration))
         _check_concentration(concentration, self._family.point_mass, self._validate_args)
-        self._take(fitting("concentration", concentration, self.batch_shape))
-
-    def _take(self, concentration: Tensor) -> None:
-        self._given = concentration
+        self._given = fitting("concentration", concentration, self.batch_shape)
+        self._made_of = None
 
     def __repr__(self) -> str:
         k = self.concentration
@@ -129,7 +128,7 @@ class CosineLaw(TorchDistribution):
     def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
         """The same law with a larger batch shape."""
         new = self._get_checked_instance(CosineLaw, _instance)
-        new._given, new._dim = self._given, self._dim
+        new._given, new._made_of, new._dim = self._given, self._made_of, self._dim
         batch_shape = expanded_shape(self.batch_shape, batch_shape)
         super(CosineLaw, new).__init__(batch_shape, validate_args=False)
         set_validation(new, self.__dict__.get("_validate_args"))
@@ -347,21 +346,10 @@ class SphericalCauchyCosine(CosineLaw):
 
     arg_constraints: ClassVar[dict[str, Any]] = {"concentration": constraints.unit_interval}
     _family = SPHERICAL_CAUCHY
-    _distance: Tensor | None = None  # k, of a law that was made of it
 
     @property
     def _strength(self) -> Tensor:
-        return super()._strength if self._distance is None else self._distance
-
-    def _take(self, concentration: Tensor) -> None:
-        super()._take(concentration)
-        self._distance = None
-
-    def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
-        """The same law with a larger batch shape."""
-        new = super().expand(batch_shape, _instance)
-        new._distance = self._distance
-        return new
+        return super()._strength if self._made_of is None else self._made_of
 
 
 def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tensor:

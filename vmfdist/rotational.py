@@ -101,6 +101,7 @@ class RotationallySymmetric(TorchDistribution):
     has_rsample = True
 
     _given: tuple[Tensor, Tensor]  # loc and concentration before they are expanded
+    _made_of: Tensor | None = None  # another parameter, until one of these is assigned
 
     def __init__(
         self, loc: Tensor, concentration: Tensor | float, validate_args: bool | None = None
@@ -147,7 +148,7 @@ class RotationallySymmetric(TorchDistribution):
         self._take(loc, concentration)
 
     def _take(self, loc: Tensor, concentration: Tensor) -> None:
-        self._given = loc, concentration
+        self._given, self._made_of = (loc, concentration), None
 
     def __repr__(self) -> str:
         # torch looks for the parameters among the attributes of the instance.
@@ -168,7 +169,7 @@ class RotationallySymmetric(TorchDistribution):
     def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
         """The same law with a larger batch shape, sharing memory with this one."""
         new = self._get_checked_instance(RotationallySymmetric, _instance)
-        new._given = self._given
+        new._given, new._made_of = self._given, self._made_of
         batch_shape = expanded_shape(self.batch_shape, batch_shape)
         super(RotationallySymmetric, new).__init__(
             batch_shape, self.event_shape, validate_args=False

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Self
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.types import _size
 
 from vmfdist._closed_forms import natural, sphere
 from vmfdist._closed_forms import spherical_cauchy as sc
@@ -79,7 +78,6 @@ class SphericalCauchy(RotationallySymmetric):
         "concentration": constraints.unit_interval,
     }
     _cosine = SphericalCauchyCosine
-    _distance: Tensor | None = None  # k, of a law that was made of it
 
     @classmethod
     def from_distance(
@@ -91,8 +89,7 @@ class SphericalCauchy(RotationallySymmetric):
         infinity; from a complement c = 1 - :math:`\rho` it is :math:`\log(2/c - 1)`. All that
         the law gives but :attr:`point` and :meth:`moved` has the digits of k, where :math:`\rho`
         may have none left, and is smooth in it: a layer that gives it cannot end at the point mass
-        by rounding. Once a parameter is
-        assigned, the law is one of ``loc`` and ``concentration``.
+        by rounding. Once a parameter is assigned, the law is one of ``loc`` and ``concentration``.
 
         Args:
             loc: the mean direction, as for the law itself.
@@ -114,27 +111,17 @@ class SphericalCauchy(RotationallySymmetric):
         validate = cls._validate_args if validate_args is None else validate_args
         loc, k = as_parameters(loc, distance, math.inf, validate, name="distance")
         law = cls(loc, torch.tanh(k / 2), validate_args)
-        law._distance = k
+        law._made_of = k
         return law
 
     @property
     def _strength(self) -> Tensor:
-        return super()._strength if self._distance is None else self._distance
-
-    def _take(self, loc: Tensor, concentration: Tensor) -> None:
-        super()._take(loc, concentration)
-        self._distance = None
-
-    def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
-        """The same law with a larger batch shape, sharing memory with this one."""
-        new = super().expand(batch_shape, _instance)
-        new._distance = self._distance
-        return new
+        return super()._strength if self._made_of is None else self._made_of
 
     @property
     def _given_cosine(self) -> SphericalCauchyCosine:
         cosine = SphericalCauchyCosine(self._given[1], self.dim, validate_args=False)
-        cosine._distance = self._distance
+        cosine._made_of = self._made_of
         return cosine
 
     @classmethod

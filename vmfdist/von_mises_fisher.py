@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
-from torch.types import _size
 
 from vmfdist import _resultant
 from vmfdist._closed_forms import natural, sphere
@@ -93,7 +92,6 @@ class VonMisesFisher(RotationallySymmetric):
     """
 
     _cosine = VonMisesFisherCosine
-    _natural: Tensor | None = None  # the natural parameter, of a law that was made of it
 
     @classmethod
     def fit(
@@ -277,30 +275,20 @@ class VonMisesFisher(RotationallySymmetric):
             message = f"vector of shape {tuple(vector.shape)} must have a finite length"
             require(message, length, math.isfinite, "length")
         law = cls(loc, length, validate_args)
-        law._natural = vector
+        law._made_of = vector
         return law
 
     @property
     def _tracked(self) -> Tensor | None:
         """The natural parameter, where the law is one of it and may be differentiated in it."""
-        vector = self._natural
+        vector = self._made_of
         return vector if vector is not None and is_tracked(vector) else None
 
     def _natural_parameter(self) -> Tensor:
-        if self._natural is not None:
-            return self._natural
+        if self._made_of is not None:
+            return self._made_of
         loc, k = self._given
         return finite(k).unsqueeze(-1) * loc
-
-    def _take(self, loc: Tensor, concentration: Tensor) -> None:
-        super()._take(loc, concentration)
-        self._natural = None
-
-    def expand(self, batch_shape: _size, _instance: Any = None) -> Self:
-        """The same law with a larger batch shape, sharing memory with this one."""
-        new = super().expand(batch_shape, _instance)
-        new._natural = self._natural
-        return new
 
     def _draw(self, noise: Tensor) -> Tensor:
         vector = self._tracked
@@ -427,8 +415,8 @@ class VonMisesFisher(RotationallySymmetric):
         if any(is_tracked(x) for x in (loc1, given1, loc2, given2)):
             # Those are the values; the derivatives are those in the natural parameters.
             factors = (
-                (loc1, k1) if self._natural is None else (eta1,),
-                (loc2, k2) if other._natural is None else (eta2,),
+                (loc1, k1) if self._made_of is None else (eta1,),
+                (loc2, k2) if other._made_of is None else (eta2,),
             )
             log_normalizer = natural.log_normalizer_of_product(log_normalizer, vector, *factors)
             direction, length = natural.polar(vector)
@@ -440,7 +428,7 @@ class VonMisesFisher(RotationallySymmetric):
         of_two_points = torch.where((loc1 == loc2).all(-1), point, -point)
         log_normalizer = torch.where(infinite1 & infinite2, of_two_points, log_normalizer)
         updated = type(self)(loc, concentration, self.__dict__.get("_validate_args"))
-        updated._natural = vector
+        updated._made_of = vector
         return updated.expand(shape), log_normalizer.expand(shape)
 
 
