@@ -76,12 +76,22 @@ def resultant(samples: Tensor, weights: Tensor | None = None) -> Resultant:
         first = first + torch.einsum("...n,...nd->...d", weight, deviation)
         second = second + (weight * deviation.square().sum(-1)).sum(-1)
 
+    total, empty, divisor = _totals(weights)
+    shift = first / divisor.unsqueeze(-1)
+    mean = torch.where(empty, 0.0, origin.squeeze(-2) + shift)
+    spread = (second / divisor - shift.square().sum(-1)).clamp(min=0)
+    return _of_mean_and_spread(mean, spread, total)
+
+
+def _totals(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum of weights, whether it is 0, of shape (..., 1), and what to divide by."""
     total = weights.sum(-1)
     empty = total <= 0  # not where it is NaN, which stays NaN
-    divisor = torch.where(empty, 1.0, total)
-    shift = first / divisor.unsqueeze(-1)
-    mean = torch.where(empty.unsqueeze(-1), 0.0, origin.squeeze(-2) + shift)
-    spread = (second / divisor - shift.square().sum(-1)).clamp(min=0)
+    return total, empty.unsqueeze(-1), torch.where(empty, 1.0, total)
+
+
+def _of_mean_and_spread(mean: Tensor, spread: Tensor, total: Tensor) -> Resultant:
+    """The spread, 1 - R^2, tells R where it is not small."""
     direction, length = polar(mean)
     short = length < 0.5
     complement = torch.where(short, 1 - length, spread / (1 + length))
@@ -93,18 +103,12 @@ def _of_many_weightings(samples: Tensor, weights: Tensor) -> Resultant:
 
     About the mean, which is off by rounding, the spread is larger by the square of that.
     """
-    total = weights.sum(-1)
-    empty = total <= 0
-    divisor = torch.where(empty, 1.0, total)
+    total, empty, divisor = _totals(weights)
     mean = inner_product(weights.unsqueeze(-2), samples.mT) / divisor.unsqueeze(-1)
-    mean = torch.where(empty.unsqueeze(-1), 0.0, mean)
+    mean = torch.where(empty, 0.0, mean)
     k = weights.new_full((), _HIGHEST[samples.dtype])
     squared = squared_chord(samples, mean.unsqueeze(-2), k)
-    spread = (weights * squared).sum(-1) / divisor
-    direction, length = polar(mean)
-    short = length < 0.5
-    complement = torch.where(short, 1 - length, spread / (1 + length))
-    return Resultant(direction, torch.where(short, length, 1 - complement), complement, total)
+    return _of_mean_and_spread(mean, (weights * squared).sum(-1) / divisor, total)
 
 
 def of_mean(mean: Tensor, validate: bool) -> tuple[Tensor, Tensor]:

@@ -40,22 +40,26 @@ def require_number(name: str, x: Any, kind: str = "a Python number") -> None:
         raise TypeError(f"{name} must be {kind}, got {type(x).__name__}")
 
 
+def check_integer(name: str, x: Any, least: int, meaning: str = "") -> int:
+    """The integer; raises unless ``x`` is one of at least that."""
+    require_number(name, x, "an integer")
+    if not least <= x < math.inf or x != int(x):
+        raise ValueError(f"{name} must be an integer of at least {least}{meaning}, got {x}")
+    return int(x)
+
+
 def check_dim(dim: int) -> int:
     """Raises unless ``dim`` can be the dimension of an ambient space."""
-    require_number("dim", dim, "an integer")
-    if not 2 <= dim < math.inf or dim != int(dim):
-        raise ValueError(
-            f"dim must be an integer of at least 2, the dimension of the ambient space (3 for "
-            f"the ordinary sphere), got {dim}"
-        )
-    return int(dim)
+    return check_integer(
+        "dim", dim, 2, ", the dimension of the ambient space (3 for the ordinary sphere)"
+    )
 
 
-def check_same_sphere(p: Any, q: Any, purpose: str) -> None:
-    """Raises ValueError unless two laws live on the same sphere."""
+def check_same_sphere(p: Any, q: Any, what: str) -> None:
+    """Raises ValueError unless two laws live on the same sphere, to have something."""
     if p.dim != q.dim:
         raise ValueError(
-            f"the laws must live on the same sphere to have a {purpose}, got dimension {p.dim} "
+            f"the laws must live on the same sphere to have {what}, got dimension {p.dim} "
             f"({type(p).__name__}) and {q.dim} ({type(q).__name__})"
         )
 
@@ -188,6 +192,15 @@ def check_vector(name: str, x: Any, *, unit: bool = False) -> None:
         )
 
 
+def require_vectors(name: str, x: Tensor, dim: int) -> None:
+    """Raises ValueError unless ``x`` holds vectors of that dimension."""
+    if x.dim() < 1 or x.shape[-1] != dim:
+        raise ValueError(
+            f"{name} must hold vectors of dimension {dim} along its last dimension, got shape "
+            f"{tuple(x.shape)}"
+        )
+
+
 def check_samples(name: str, samples: Any, validate: bool) -> None:
     """Raises unless ``samples`` has shape (..., n, d), n >= 1, and holds unit vectors."""
     check_vector(name, samples, unit=True)
@@ -250,11 +263,7 @@ def set_validation(law: TorchDistribution, validate_args: bool | None) -> None:
 def validate_value(value: Tensor, batch_shape: torch.Size, dim: int) -> None:
     """Raises unless ``value`` holds unit vectors of the dimension and fits the batch shape."""
     require_float("value", value)
-    if value.dim() < 1 or value.shape[-1] != dim:
-        raise ValueError(
-            f"value must hold vectors of dimension {dim} along its last dimension, got shape "
-            f"{tuple(value.shape)}"
-        )
+    require_vectors("value", value, dim)
     try:
         broadcast_shapes(value.shape[:-1], batch_shape)
     except RuntimeError as error:

@@ -65,7 +65,7 @@ _Law = RotationallySymmetric | HypersphericalUniform
 
 def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
     """The dimension that both laws have, and the shape of their divergences."""
-    check_same_sphere(p, q, "divergence")
+    check_same_sphere(p, q, "a divergence")
     return p.dim, broadcast_shapes(p.batch_shape, q.batch_shape)
 
 
@@ -117,10 +117,17 @@ def _kl_to_von_mises_fisher(p: RotationallySymmetric, q: VonMisesFisher) -> Tens
     k1, k2, separation = _given(p, q)
     means = p._family.mean_cosine(k1, dim), p._family.one_minus_mean_cosine(k1, dim)
     cross = vmf.mean_log_ratio(k2, *means, separation, dim)
-    result = (p._family.kl_to_uniform(k1, dim) + cross).clamp(min=0)  # of terms that cancel
-    to_point = torch.where(torch.isinf(k1) & (separation == 0), 0.0, math.inf)
-    result = torch.where(torch.isinf(k2), to_point, result)
+    result = _with_cross_term(cross, p, k1, k2, separation)
     return expanded(_with_natural_derivatives(result, p, q), shape)
+
+
+def _with_cross_term(
+    cross: Tensor, p: RotationallySymmetric, k1: Tensor, k2: Tensor, separation: Tensor
+) -> Tensor:
+    """From p, with the mean of the log density of the uniform law over the other, or the limit."""
+    result = (p._family.kl_to_uniform(k1, p.dim) + cross).clamp(min=0)  # of terms that cancel
+    to_point = torch.where(torch.isinf(k1) & (separation == 0), 0.0, math.inf)
+    return torch.where(torch.isinf(k2), to_point, result)
 
 
 @register_kl(RotationallySymmetric, PowerSpherical)
@@ -133,10 +140,7 @@ def _kl_to_power_spherical(p: RotationallySymmetric, q: PowerSpherical) -> Tenso
     k1, k2 = k1.double(), k2.double()
     level = mean_log(k1, near, far, p._family, dim)
     cross = ps.log_partition(finite(k2), dim) - finite(k2) * level
-    result = (p._family.kl_to_uniform(k1, dim) + cross).clamp(min=0)  # of terms that cancel
-    to_point = torch.where(torch.isinf(k1) & (near == 0), 0.0, math.inf)
-    result = torch.where(torch.isinf(k2), to_point, result)
-    result = result.to(dtype)
+    result = _with_cross_term(cross, p, k1, k2, near).to(dtype)
     if isinstance(p, VonMisesFisher) and p._tracked is not None:
         # At the natural parameter 0, which has no direction, Cov(x, log((1 + <x, mu_2>)/2)) of the
         # uniform law is mu_2 / (d - 1).

@@ -27,6 +27,7 @@ from vmfdist._numerics.autograd import may_look_at
 from vmfdist._numerics.constants import in_no_mode, once
 from vmfdist._validation import (
     check_dim,
+    check_integer,
     require,
     require_dense,
     require_number,
@@ -49,16 +50,9 @@ _LEAST_CONCENTRATION = 1e-6
 def _concentration_at(
     mean_cosine: float, law: type[VonMisesFisher] | type[PowerSpherical], dim: int
 ) -> float:
-    """The concentration at which a law has this mean cosine, by bisection of its logarithm."""
-    loc = torch.eye(1, dim, dtype=torch.float64)[0]
-    low, high = 1e-6 * dim, 1e6 * dim
-    while high / low > 1 + 1e-12:
-        middle = math.sqrt(low * high)
-        if law(loc, middle, validate_args=False).mean_resultant_length.item() < mean_cosine:
-            low = middle
-        else:
-            high = middle
-    return low
+    """The concentration at which a law has this mean cosine."""
+    mean = mean_cosine * torch.eye(1, dim, dtype=torch.float64)[0]
+    return law.from_mean(mean, validate_args=False).concentration.item()
 
 
 def _checks_values() -> bool:
@@ -86,13 +80,6 @@ def _check_size(name: str, x: Any, size: int) -> None:
         raise ValueError(
             f"{name} must have {size} entries along the last dimension, got shape {tuple(x.shape)}"
         )
-
-
-def _check_count(name: str, count: Any) -> int:
-    require_number(name, count, "an integer")
-    if not 1 <= count < math.inf or count != int(count):
-        raise ValueError(f"{name} must be an integer of at least 1, got {count}")
-    return int(count)
 
 
 def _check_law(law: Any) -> None:
@@ -191,7 +178,7 @@ class SphericalHead(nn.Module):
         if concentration is not None:
             require_number("concentration", concentration, "a Python number, or None to learn it")
             concentration = _check_concentration(concentration)
-        self.in_features = _check_count("in_features", in_features)
+        self.in_features = check_integer("in_features", in_features, 1)
         self.dim = check_dim(dim)
         self.law = law
         self.concentration = concentration
@@ -277,7 +264,7 @@ class ClassStatistics:
     """The numbers of vectors, (classes,)."""
 
     def __init__(self, dim: int, classes: int, *, device: torch.device | str | None = None) -> None:
-        shape = _check_count("classes", classes), check_dim(dim)
+        shape = check_integer("classes", classes, 1), check_dim(dim)
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self.counts = torch.zeros(shape[:1], dtype=torch.float64, device=device)
 
@@ -415,7 +402,7 @@ class SphericalClassifier(nn.Module):
         else:
             require_number("concentration", concentration, "'shared', 'per-class' or a number")
             concentration = _check_concentration(concentration)
-        self.dim, self.classes = check_dim(dim), _check_count("classes", classes)
+        self.dim, self.classes = check_dim(dim), check_integer("classes", classes, 1)
         self.concentration = concentration
 
         def empty(*shape: int) -> Tensor:

@@ -27,7 +27,6 @@ References:
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -38,7 +37,7 @@ from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.chords import inner_product, squared_chord, widened
 from vmfdist._numerics.infinity import standard_deviation
 from vmfdist._numerics.rows import expanded
-from vmfdist._validation import broadcast_shapes
+from vmfdist._validation import broadcast_shapes, check_same_sphere, require_number
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
 from vmfdist.von_mises_fisher import VonMisesFisher
 
@@ -173,8 +172,7 @@ def renyi_divergence(p: _Law, q: _Law, order: float) -> Tensor:
         >>> [round(renyi_divergence(p, q, order).item(), 3) for order in (0.5, 1, 2)]
         [1.358, 2.729, 4.051]
     """
-    if not isinstance(order, Real) or isinstance(order, bool):
-        raise TypeError(f"order must be a real number, got {type(order).__name__}")
+    require_number("order", order, "a real number")
     order = float(order)
     if not 0 < order < math.inf:
         raise ValueError(f"order must be positive and finite, got {order}")
@@ -191,11 +189,7 @@ def _common(p: _Law, q: _Law) -> int:
                 f"{name} must be a VonMisesFisher or HypersphericalUniform, which have closed "
                 f"forms of products, got {type(law).__name__}"
             )
-    if p.dim != q.dim:
-        raise ValueError(
-            "the laws must live on the same sphere to have something in common, got dimension "
-            f"{p.dim} ({type(p).__name__}) and {q.dim} ({type(q).__name__})"
-        )
+    check_same_sphere(p, q, "something in common")
     return p.dim
 
 

@@ -13,7 +13,7 @@ from vmfdist._closed_forms import natural, sphere
 from vmfdist._closed_forms import spherical_cauchy as sc
 from vmfdist._numerics import moebius
 from vmfdist._numerics.rows import expanded
-from vmfdist._validation import check_samples, check_vector, check_weights, require
+from vmfdist._validation import check_samples, check_vector, check_weights, require, require_vectors
 from vmfdist.cosine import SphericalCauchyCosine
 from vmfdist.rotational import RotationallySymmetric, as_parameters
 
@@ -220,11 +220,7 @@ class SphericalCauchy(RotationallySymmetric):
             ValueError: under ``validate_args``, if a point is not within the ball.
         """
         check_vector("point", point)
-        if point.shape[-1] != self.dim:
-            raise ValueError(
-                f"point must hold vectors of dimension {self.dim} along its last dimension, got "
-                f"shape {tuple(point.shape)}"
-            )
+        require_vectors("point", point, self.dim)
         if self._validate_args:
             inside = torch.linalg.vector_norm(point, dim=-1)
             require("point must lie within the unit ball", inside, lambda r: r < 1, "length")

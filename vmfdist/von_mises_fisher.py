@@ -400,7 +400,7 @@ class VonMisesFisher(RotationallySymmetric):
                 f"a VonMisesFisher can be updated by a VonMisesFisher only, got "
                 f"{type(other).__name__}"
             )
-        check_same_sphere(self, other, "product")
+        check_same_sphere(self, other, "a product")
         shape = broadcast_shapes(self.batch_shape, other.batch_shape)
         dtype = torch.promote_types(self._given[0].dtype, other._given[0].dtype)
         loc1, given1 = (x.to(dtype) for x in self._given)
