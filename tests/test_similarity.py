@@ -290,3 +290,6 @@ def test_errors() -> None:
             renyi_divergence(law, power, order)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"dimension 3 \(VonMis.* and 4 \(Hypersph"):
             renyi_divergence(law, HypersphericalUniform(4), order)
+    words = r"broadcast to have something in common, got \(2,\) .* and \(3,\)"
+    with pytest.raises(ValueError, match=words):
+        log_product_integral(law.expand((2,)), law.expand((3,)))

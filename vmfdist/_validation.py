@@ -55,13 +55,21 @@ def check_dim(dim: int) -> int:
     )
 
 
-def check_same_sphere(p: Any, q: Any, what: str) -> None:
-    """Raises ValueError unless two laws live on the same sphere, to have something."""
+def common_shape(p: Any, q: Any, what: str) -> torch.Size:
+    """The shape of what two laws have; ValueError unless they have it, pair by pair."""
     if p.dim != q.dim:
         raise ValueError(
             f"the laws must live on the same sphere to have {what}, got dimension {p.dim} "
             f"({type(p).__name__}) and {q.dim} ({type(q).__name__})"
         )
+    try:
+        return broadcast_shapes(p.batch_shape, q.batch_shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the laws must have batch shapes that broadcast to have {what}, got "
+            f"{tuple(p.batch_shape)} ({type(p).__name__}) and {tuple(q.batch_shape)} "
+            f"({type(q).__name__}); all pairs have it of shapes (n, 1) and (m,)"
+        ) from error
 
 
 def _name(dtype: torch.dtype) -> str:

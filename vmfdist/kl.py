@@ -52,7 +52,7 @@ from vmfdist._numerics.chords import inner_product, squared_chord
 from vmfdist._numerics.elementwise import refuse_derivative, with_derivative
 from vmfdist._numerics.infinity import finite, steepened
 from vmfdist._numerics.rows import expanded
-from vmfdist._validation import broadcast_shapes, check_same_sphere
+from vmfdist._validation import common_shape
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
 from vmfdist.power_spherical import PowerSpherical
 from vmfdist.rotational import RotationallySymmetric
@@ -65,8 +65,7 @@ _Law = RotationallySymmetric | HypersphericalUniform
 
 def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
     """The dimension that both laws have, and the shape of their divergences."""
-    check_same_sphere(p, q, "a divergence")
-    return p.dim, broadcast_shapes(p.batch_shape, q.batch_shape)
+    return p.dim, common_shape(p, q, "a divergence")
 
 
 def _given(p: RotationallySymmetric, q: RotationallySymmetric) -> tuple[Tensor, Tensor, Tensor]:

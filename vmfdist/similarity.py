@@ -37,7 +37,7 @@ from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.chords import inner_product, squared_chord, widened
 from vmfdist._numerics.infinity import standard_deviation
 from vmfdist._numerics.rows import expanded
-from vmfdist._validation import broadcast_shapes, check_same_sphere, require_number
+from vmfdist._validation import common_shape, require_number
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
 from vmfdist.von_mises_fisher import VonMisesFisher
 
@@ -72,7 +72,7 @@ def log_product_integral(p: _Law, q: _Law) -> Tensor:
 
     Raises:
         TypeError: if a law is neither von Mises-Fisher nor uniform.
-        ValueError: if the laws are on spheres of different dimension.
+        ValueError: if the laws are on spheres of different dimension, or batch shapes do not fit.
 
     Example:
         >>> import torch
@@ -102,7 +102,7 @@ def bhattacharyya_coefficient(p: _Law, q: _Law) -> Tensor:
 
     Raises:
         TypeError: if a law is neither von Mises-Fisher nor uniform.
-        ValueError: if the laws are on spheres of different dimension.
+        ValueError: if the laws are on spheres of different dimension, or batch shapes do not fit.
 
     Example:
         >>> import torch
@@ -130,7 +130,7 @@ def hellinger_distance(p: _Law, q: _Law) -> Tensor:
 
     Raises:
         TypeError: if a law is neither von Mises-Fisher nor uniform.
-        ValueError: if the laws are on spheres of different dimension.
+        ValueError: if the laws are on spheres of different dimension, or batch shapes do not fit.
 
     Example:
         >>> import torch
@@ -182,15 +182,14 @@ def renyi_divergence(p: _Law, q: _Law, order: float) -> Tensor:
     return _log_integral(p, q, order, 1 - order) / (order - 1)
 
 
-def _common(p: _Law, q: _Law) -> int:
+def _common(p: _Law, q: _Law) -> tuple[int, torch.Size]:
     for name, law in (("p", p), ("q", q)):
         if not isinstance(law, VonMisesFisher | HypersphericalUniform):
             raise TypeError(
                 f"{name} must be a VonMisesFisher or HypersphericalUniform, which have closed "
                 f"forms of products, got {type(law).__name__}"
             )
-    check_same_sphere(p, q, "something in common")
-    return p.dim
+    return p.dim, common_shape(p, q, "something in common")
 
 
 def _concentration(law: _Law) -> Tensor:
@@ -206,7 +205,7 @@ def _separations(p: _Law, q: _Law, k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_integral(p: _Law, q: _Law, alpha: float, beta: float) -> Tensor:
-    dim, shape = _common(p, q), broadcast_shapes(p.batch_shape, q.batch_shape)
+    dim, shape = _common(p, q)
     k1, k2 = _concentration(p), _concentration(q)
     dtype = torch.promote_types(k1.dtype, k2.dtype)
     near, far = (widened(x) for x in _separations(p, q, k2.to(dtype)))

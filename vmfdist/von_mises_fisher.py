@@ -18,12 +18,11 @@ from vmfdist._numerics.infinity import finite
 from vmfdist._numerics.rows import expanded
 from vmfdist._sampling.draw import draw
 from vmfdist._validation import (
-    broadcast_shapes,
     check_loc,
-    check_same_sphere,
     check_samples,
     check_vector,
     check_weights,
+    common_shape,
     require,
 )
 from vmfdist.cosine import VonMisesFisherCosine
@@ -382,7 +381,8 @@ class VonMisesFisher(RotationallySymmetric):
 
         Raises:
             TypeError: if ``other`` is not a von Mises-Fisher law.
-            ValueError: if the laws are on spheres of different dimension.
+            ValueError: if the laws are on spheres of different dimension, or batch shapes do not
+                fit.
 
         Example:
             >>> import torch
@@ -400,8 +400,7 @@ class VonMisesFisher(RotationallySymmetric):
                 f"a VonMisesFisher can be updated by a VonMisesFisher only, got "
                 f"{type(other).__name__}"
             )
-        check_same_sphere(self, other, "a product")
-        shape = broadcast_shapes(self.batch_shape, other.batch_shape)
+        shape = common_shape(self, other, "a product")
         dtype = torch.promote_types(self._given[0].dtype, other._given[0].dtype)
         loc1, given1 = (x.to(dtype) for x in self._given)
         loc2, given2 = (x.to(dtype) for x in other._given)
