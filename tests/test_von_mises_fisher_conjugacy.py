@@ -474,7 +474,7 @@ def test_batch_shapes_of_an_update() -> None:
     torch.testing.assert_close(log_normalizer[1, 2], log_single)
     wide, log_wide = p.expand((5, 2, 4)).conjugate_update(q)
     assert wide.batch_shape == log_wide.shape == (5, 2, 4)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="broadcast to have a product"):
         p.conjugate_update(VonMisesFisher(directions(3, 3), 1.0))
 
 
