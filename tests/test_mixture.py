@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 from cases import BOUND, FAILURE_RATE, assert_mean, directions, not_dense, not_dense_kinds
 from reference import log_sphere_area, radial
 from vmfdist import VonMisesFisher, mixture
-from vmfdist.mixture import VonMisesFisherMixture, _rows, _sparse, _starts, estimator
+from vmfdist.mixture import VonMisesFisherMixture, _k_means, _rows, _sparse, _starts, estimator
 from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._expectation_maximisation import Mixture
 
@@ -617,10 +617,10 @@ def test_warm_start() -> None:
 
 def test_seeds_are_drawn_in_proportion_to_the_distance(monkeypatch: pytest.MonkeyPatch) -> None:
     # From e1 the distances 1 - cos are 0, 1/2 and 3/2; one candidate each, since log(2) < 1
-    monkeypatch.setattr(_starts.math, "log", lambda _: -1.0)
+    monkeypatch.setattr(_k_means.math, "log", lambda _: -1.0)
     X = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [-0.5, 0.75**0.5]], dtype=torch.float64)
     rows, random = _rows.Rows(X), np.random.RandomState(0)
-    seeds = [_starts._seeds(rows, np.arange(3), 2, random) for _ in range(2_000)]
+    seeds = [_k_means.k_means_seeds(rows, np.arange(3), 2, random) for _ in range(2_000)]
     second = torch.stack([pair[1] for pair in seeds if pair[0, 0] == 1])
     assert not (second[:, 0] == 1).any()
     assert_mean((second[:, 0] < 0).double().unsqueeze(1), 0.75)
@@ -644,8 +644,8 @@ def test_a_start_from_some_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(arguments[1])
         return original(*arguments)
 
-    original = _starts._seeds
-    monkeypatch.setattr(_starts, "_seeds", seeds)
+    original = _starts.k_means_seeds
+    monkeypatch.setattr(_starts, "k_means_seeds", seeds)
     monkeypatch.setattr(_starts, "_START_ROWS", 50)
     found = fitted(X, 3, tol=0)
     assert len(np.unique(seen)) == 50

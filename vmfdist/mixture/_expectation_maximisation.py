@@ -51,27 +51,41 @@ def log_joint(mixture: Mixture) -> Callable[[Batch], tuple[Tensor, Tensor]]:
     return evaluate
 
 
-def expect(rows: Rows, mixture: Mixture, chosen: np.ndarray | None = None) -> Expectation:
-    """The E step, one pass over the rows or the chosen ones."""
-    evaluate = log_joint(mixture)
-    weights = torch.zeros_like(mixture.weights)
-    sums = torch.zeros_like(mixture.mean_directions)
+def summed(
+    rows: Rows,
+    directions: Tensor,
+    respond: Callable[[Batch], tuple[Tensor, Tensor, Tensor]],
+    chosen: np.ndarray | None = None,
+) -> Expectation:
+    """One pass over the rows or the chosen ones: log f(x), r and 1 - <x, mu> of each batch."""
+    log_likelihood = directions.new_zeros(())
+    weights = directions.new_zeros(len(directions))
+    sums = torch.zeros_like(directions)
     total_distances = torch.zeros_like(weights)
-    total = weights.new_zeros(())
-    for batch in rows.batches(len(weights), chosen):
-        joint, distances = evaluate(batch)
-        log_density = joint.logsumexp(1, keepdim=True)
-        responsibilities = joint.sub_(log_density).exp_()
+    for batch in rows.batches(len(directions), chosen):
+        log_density, responsibilities, distances = respond(batch)
         if batch.weights is not None:
             log_density, responsibilities = (
                 batch.weights * x for x in (log_density, responsibilities)
             )
-        total += log_density.sum()
+        log_likelihood += log_density.sum()
         weights += responsibilities.sum(0)
         batch.add_sums(sums, responsibilities)
         total_distances += responsibilities.mul_(distances).sum(0)
     n = rows.total_weight(chosen)
-    return Expectation(total.item() / n, n, weights, sums, total_distances)
+    return Expectation(log_likelihood.item() / n, n, weights, sums, total_distances)
+
+
+def expect(rows: Rows, mixture: Mixture, chosen: np.ndarray | None = None) -> Expectation:
+    """The E step, one pass over the rows or the chosen ones."""
+    evaluate = log_joint(mixture)
+
+    def respond(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        joint, distances = evaluate(batch)
+        log_density = joint.logsumexp(1, keepdim=True)
+        return log_density, joint.sub_(log_density).exp_(), distances
+
+    return summed(rows, mixture.mean_directions, respond, chosen)
 
 
 def maximise(expectation: Expectation, mixture: Mixture, concentrations: Concentrations) -> Mixture:

@@ -13,7 +13,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -25,13 +24,14 @@ from torch import Tensor
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._expectation_maximisation import (
-    Expectation,
     Mixture,
     expect,
     maximise,
     merit,
+    summed,
 )
-from vmfdist.mixture._rows import Rows
+from vmfdist.mixture._k_means import k_means_seeds, k_means_step
+from vmfdist.mixture._rows import Batch, Rows
 
 KINDS = ("k-means++", "random", "random_from_data")
 
@@ -117,7 +117,7 @@ class _Starts(NamedTuple):
 
     def _of_directions(self, directions: Tensor) -> Mixture:
         """Equal weights, and the one concentration that is most likely for nearest directions."""
-        _, distance = _k_means_step(self.rows, self.chosen, directions)
+        _, distance = k_means_step(self.rows, self.chosen, directions)
         # The mean of 1 - cos is one minus the mean resultant length.
         concentration = vmf.inverse_one_minus_mean_resultant_length(
             distance.clamp(0, 1), self.rows.dim
@@ -133,77 +133,20 @@ class _Starts(NamedTuple):
             picks = self.random.choice(self.chosen, self.n_components, replace=False, p=shares)
             directions, steps = self.rows.take(picks), int(varied)
         else:
-            directions = _seeds(self.rows, self.chosen, self.n_components, self.random)
+            directions = k_means_seeds(self.rows, self.chosen, self.n_components, self.random)
             steps = 0 if varied else _START_STEPS
         for _ in range(steps):
-            directions, _ = _k_means_step(self.rows, self.chosen, directions)
+            directions, _ = k_means_step(self.rows, self.chosen, directions)
         return directions
 
     def _of_random_responsibilities(self) -> Mixture:
         n = self.n_components
-        pole = self.rows.take(self.chosen[:1]).expand(n, self.rows.dim)
-        weights, sums = torch.zeros_like(pole[:, 0]), torch.zeros_like(pole)
-        distances = torch.zeros_like(weights)
-        for batch in self.rows.batches(n, self.chosen):
-            drawn = torch.from_numpy(self.random.uniform(size=(len(batch), n)))
-            responsibilities = (drawn / drawn.sum(1, keepdim=True)).to(pole.device)
-            if batch.weights is not None:
-                responsibilities *= batch.weights
-            weights += responsibilities.sum(0)
-            batch.add_sums(sums, responsibilities)
-            distances += responsibilities.mul_(1 - batch.cosines(pole)).sum(0)
-        expectation = Expectation(-math.inf, weights.sum().item(), weights, sums, distances)
-        former = Mixture(weights, pole, torch.zeros_like(weights))
+        pole = self.rows.take(self.chosen[:1]).expand(n, self.rows.dim).contiguous()
+
+        def respond(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+            drawn = torch.from_numpy(self.random.uniform(size=(len(batch), n))).to(pole.device)
+            return drawn.new_zeros(1), drawn / drawn.sum(1, keepdim=True), 1 - batch.cosines(pole)
+
+        former = Mixture(pole.new_full((n,), 1 / n), pole, pole.new_zeros(n))
+        expectation = summed(self.rows, pole, respond, self.chosen)
         return maximise(expectation, former, self.concentrations)
-
-
-def _seeds(
-    rows: Rows, chosen: np.ndarray, n_components: int, random: np.random.RandomState
-) -> Tensor:
-    """k-means++: a row is drawn in proportion to its distance 1 - cos from the nearest seed.
-
-    Of 2 + log(n_components) such candidates the one that leaves the smallest sum of distances
-    becomes the next seed, as in scikit-learn (Arthur and Vassilvitskii 2007, section 5).
-    """
-    trials = 2 + int(math.log(n_components))
-    weights = rows.weights_of(chosen)
-
-    def drawn(number: int, distances: Tensor) -> Tensor:
-        cumulative = (distances if weights is None else distances * weights).cumsum(0)
-        targets = torch.from_numpy(random.uniform(size=number)).to(rows.device) * cumulative[-1]
-        picks = torch.searchsorted(cumulative, targets, right=True).clamp(max=len(chosen) - 1)
-        return rows.take(chosen[picks.cpu().numpy()])
-
-    seeds = drawn(1, torch.ones(len(chosen), dtype=torch.float64, device=rows.device))
-    nearest = _distances(rows, chosen, seeds).squeeze(1)
-    while len(seeds) < n_components:
-        candidates = drawn(trials, nearest)
-        distances = torch.minimum(nearest.unsqueeze(1), _distances(rows, chosen, candidates))
-        best = (distances.sum(0) if weights is None else weights @ distances).argmin()
-        nearest = distances[:, best].contiguous()
-        seeds = torch.cat((seeds, candidates[best].unsqueeze(0)))
-    return seeds
-
-
-def _distances(rows: Rows, chosen: np.ndarray, directions: Tensor) -> Tensor:
-    """1 - cos between rows and directions, of shape (rows, directions)."""
-    return rows.gather(
-        lambda batch: (1 - batch.cosines(directions)).clamp_(min=0), len(directions), chosen
-    )
-
-
-def _k_means_step(rows: Rows, chosen: np.ndarray, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """The directions of the clusters, and the mean distance 1 - cos to the directions before."""
-    sums = torch.zeros_like(directions)
-    distance = directions.new_zeros(())
-    for batch in rows.batches(len(directions), chosen):
-        largest, cluster = batch.cosines(directions).max(1)
-        members = torch.nn.functional.one_hot(cluster, len(directions)).double()
-        distances = 1 - largest
-        if batch.weights is not None:
-            members *= batch.weights
-            distances *= batch.weights.squeeze(1)
-        batch.add_sums(sums, members)
-        distance += distances.sum()
-    length = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
-    return torch.where(length > 0, sums / length, directions), distance / rows.total_weight(chosen)

@@ -12,16 +12,15 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from scipy import sparse
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, check_scalar
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling.draw import draw
-from vmfdist._validation import require, require_dense, require_dtype, require_float
+from vmfdist._validation import require
 from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._expectation_maximisation import (
     Expectation,
@@ -34,8 +33,14 @@ from vmfdist.mixture._expectation_maximisation import (
     moved,
     objective,
 )
-from vmfdist.mixture._rows import LONGEST, MAX_CONCENTRATION, SHORTEST, Rows
-from vmfdist.mixture._sparse import SparseRows
+from vmfdist.mixture._input import (
+    check_enough,
+    check_number,
+    parameter,
+    parameter_of_directions,
+    read_rows,
+)
+from vmfdist.mixture._rows import MAX_CONCENTRATION, Rows
 from vmfdist.mixture._starts import KINDS, Given, make_starts
 
 # Of partial_fit; any between 1/2 and 1 converges (Cappe and Moulines 2009, theorem 1).
@@ -205,8 +210,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         # What is found belongs to a copy until all of it is there: a fit that fails or is
         # interrupted leaves what the one before has found.
         fitted = copy(self)
-        rows = fitted._rows(X, sample_weight, fitting=True)
-        self._check_number_of(rows)
+        rows = read_rows(fitted, X, sample_weight, least=2, fitting=True)
+        check_enough(rows, self.n_components, "n_components", 2)
         starts = enumerate(self._starts(rows))
         best = max((self._run(rows, *start) for start in starts), key=lambda run: run.merit)
         fitted._keep(rows, best.mixture, best.expectation)
@@ -244,12 +249,12 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         self._check_arguments()
         fitted = copy(self)
         going_on = hasattr(self, "weights_")
-        rows = fitted._rows(X, sample_weight, fitting=not going_on)
+        rows = read_rows(fitted, X, sample_weight, least=2, fitting=not going_on)
         concentrations = self._concentrations(rows)
         if going_on:
             mixture = self._last(rows)
         else:
-            self._check_number_of(rows)
+            check_enough(rows, self.n_components, "n_components", 2)
             mixture = next(self._starts(rows))
         expectation = expect(rows, mixture)
         fitted.lower_bound_ = objective(expectation, mixture, concentrations)
@@ -316,7 +321,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             The draws of shape (n_samples, d) in float64, and their components (n_samples,).
         """
         check_is_fitted(self)
-        _check_number(n_samples, "n_samples", Integral, 1)
+        check_number(n_samples, "n_samples", Integral, 1)
         weights, directions, concentrations = self._parameters()
         random = check_random_state(self.random_state)
         counts = random.multinomial(n_samples, weights.cpu().numpy())
@@ -337,8 +342,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
 
     def _check_arguments(self) -> None:
         for name in ("n_components", "max_iter", "n_init", "verbose_interval"):
-            _check_number(getattr(self, name), name, Integral, 1)
-        _check_number(self.tol, "tol", Real, 0)
+            check_number(getattr(self, name), name, Integral, 1)
+        check_number(self.tol, "tol", Real, 0)
         check_scalar(self.verbose, "verbose", Integral, min_val=0)
         for name in ("warm_start", "normalize"):
             check_scalar(getattr(self, name), name, (bool, np.bool_))
@@ -350,7 +355,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         kind: Any = self.concentration_type
         prior: Any = self.concentration_prior
         if not isinstance(kind, str):
-            _check_number(kind, "concentration_type", Real, 0)
+            check_number(kind, "concentration_type", Real, 0)
             if kind > min(MAX_CONCENTRATION.values()):
                 raise ValueError(f"concentration_type must be at most 2^46 = 7e13, got {kind}")
         elif kind not in ("full", "tied"):
@@ -369,8 +374,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
                 f"{prior!r}"
             )
         rows, cosine = prior
-        _check_number(rows, "the number of rows in concentration_prior", Real, 0)
-        _check_number(cosine, "the mean cosine in concentration_prior", Real, 0)
+        check_number(rows, "the number of rows in concentration_prior", Real, 0)
+        check_number(cosine, "the mean cosine in concentration_prior", Real, 0)
         if rows == math.inf or cosine >= 1:
             raise ValueError(
                 "concentration_prior must be a finite number of rows and a mean cosine below 1, "
@@ -396,9 +401,9 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
     def _given(self, rows: Rows) -> Given:
         """What is given of a start, checked."""
         n, d = self.n_components, rows.dim
-        weights = _parameter(self.weights_init, "weights_init", (n,), rows.device)
-        directions = _parameter(self.means_init, "means_init", (n, d), rows.device)
-        concentrations = _parameter(
+        weights = parameter(self.weights_init, "weights_init", (n,), rows.device)
+        directions = parameter_of_directions(self.means_init, "means_init", (n, d), rows.device)
+        concentrations = parameter(
             self.concentrations_init, "concentrations_init", (n,), rows.device
         )
         if weights is not None:
@@ -410,15 +415,6 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
                 "sum",
             )
             weights = weights / weights.sum()
-        if directions is not None:
-            length = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
-            require(
-                "means_init must hold directions, vectors of a length other than 0",
-                length,
-                lambda norm: SHORTEST <= norm <= LONGEST,
-                "norm",
-            )
-            directions = directions / length
         if concentrations is not None:
             require(
                 "concentrations_init must be nonnegative", concentrations, lambda value: value >= 0
@@ -429,66 +425,6 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
                     f"{concentrations.tolist()}"
                 )
         return Given(weights, directions, concentrations)
-
-    def _rows(self, X: Any, sample_weight: Any = None, *, fitting: bool = False) -> Rows:
-        least = {"ensure_min_samples": 2, "ensure_min_features": 2} if fitting else {}
-        if isinstance(X, Tensor):
-            is_sparse = not X.is_nested and X.layout == torch.sparse_csr
-            if is_sparse:
-                require_dtype("X", X.dtype)
-            elif not X.is_nested and X.layout != torch.strided:
-                raise TypeError(
-                    f"X must be dense or in CSR layout, got layout {X.layout}: convert it with "
-                    "X.to_dense() or X.to_sparse_csr()"
-                )
-            else:
-                require_float("X", X, unit=False)
-            if X.dim() != 2:
-                raise ValueError(f"X must have the shape (n_samples, d), got {tuple(X.shape)}")
-            # scikit-learn's checks of shapes, with its messages, on an array without memory.
-            shape = np.broadcast_to(np.float32(0), tuple(X.shape))
-            validate_data(self, shape, reset=fitting, **least)
-            X = X.detach()
-            rows: Rows = SparseRows(_in_scipy(X), is_tensor=True) if is_sparse else Rows(X)
-        else:
-            X = validate_data(
-                self,
-                X,
-                reset=fitting,
-                accept_sparse="csr",
-                dtype=[np.float64, np.float32],
-                ensure_all_finite=False,  # Rows.check does this too
-                **least,
-            )
-            rows = SparseRows(X) if sparse.issparse(X) else Rows(X)
-        rows.check(normalize=self.normalize)
-        weights = _parameter(sample_weight, "sample_weight", (len(rows),), rows.device)
-        if weights is not None:
-            require(
-                "sample_weight must be nonnegative and finite", weights, lambda w: 0 <= w < math.inf
-            )
-            if not weights.any():
-                raise ValueError(
-                    "sample_weight is 0 throughout: Sample weights must contain at least one "
-                    "non-zero number."  # in scikit-learn's words
-                )
-            rows.weights = weights
-        return rows
-
-    def _check_number_of(self, rows: Rows) -> None:
-        """Raises ValueError if a fit cannot start from the rows."""
-        least = max(2, self.n_components)
-        if len(rows) < least:
-            raise ValueError(
-                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
-                f"n_samples = {len(rows)}"
-            )
-        counted = len(rows.counted())
-        if counted < least:
-            raise ValueError(
-                f"{least} rows with a weight above 0 are needed for n_components = "
-                f"{self.n_components}, got {counted} of {len(rows)}"
-            )
 
     # Output
 
@@ -507,7 +443,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
     ) -> Any:
         """A function of the log joint densities (rows, components), for each row of X."""
         check_is_fitted(self)
-        rows = self._rows(X)
+        rows = read_rows(self, X)
         evaluate = log_joint(self._parameters(rows.device))
         dtype = dtype or rows.dtype
         result = rows.gather(lambda x: function(evaluate(x)[0]).to(dtype), len(self.weights_))
@@ -519,7 +455,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
 
     def _expect(self, X: Any, sample_weight: Any) -> Expectation:
         check_is_fitted(self)
-        rows = self._rows(X, sample_weight)
+        rows = read_rows(self, X, sample_weight)
         return expect(rows, self._parameters(rows.device))
 
     # EM
@@ -597,39 +533,6 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             )
         for message in messages:
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
-
-
-def _check_number(value: Any, name: str, kind: type, least: int) -> None:
-    """scikit-learn's check, which takes truth values and NaN for numbers."""
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, not bool")
-    check_scalar(value, name, kind, min_val=least)
-    if math.isnan(value):
-        raise ValueError(f"{name} == nan, must be >= {least}.")
-
-
-def _in_scipy(X: Tensor) -> Any:
-    """The same sparse array, in the same memory."""
-    if X.device.type != "cpu":
-        raise TypeError(f"a sparse X must be on the CPU, got device {X.device}: move it by X.cpu()")
-    parts = (X.values(), X.col_indices(), X.crow_indices())
-    return sparse.csr_array(tuple(part.numpy() for part in parts), shape=tuple(X.shape))
-
-
-def _parameter(
-    value: Any, name: str, shape: tuple[int, ...], device: torch.device
-) -> Tensor | None:
-    """A parameter that the user may give, in float64."""
-    if value is None:
-        return None
-    if isinstance(value, Tensor):
-        require_dense(name, value)
-        tensor = value.detach()
-    else:
-        tensor = torch.from_numpy(np.array(value, dtype=np.float64))
-    if tensor.shape != shape:
-        raise ValueError(f"{name} must have the shape {shape}, got {tuple(tensor.shape)}")
-    return tensor.to(device, torch.float64)
 
 
 class _Run(NamedTuple):

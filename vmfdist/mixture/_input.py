@@ -1,0 +1,137 @@
+"""What users give to the estimators, checked and in one form."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.utils import check_scalar
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from vmfdist._validation import require, require_dense, require_dtype, require_float
+from vmfdist.mixture._rows import LONGEST, SHORTEST, Rows
+from vmfdist.mixture._sparse import SparseRows
+
+
+def read_rows(
+    estimator: Any, X: Any, sample_weight: Any = None, *, least: int = 1, fitting: bool = False
+) -> Rows:
+    """The rows of X with their weights.
+
+    Args:
+        estimator: the one that is asked, which keeps their number of columns in a fit.
+        X: what the user has given, and ``sample_weight`` too.
+        sample_weight: of shape (rows,), or None.
+        least: how many rows are needed.
+        fitting: whether the estimator is fitted to them.
+    """
+    least_shape = {"ensure_min_samples": least, "ensure_min_features": 2} if fitting else {}
+    if isinstance(X, Tensor):
+        is_sparse = not X.is_nested and X.layout == torch.sparse_csr
+        if is_sparse:
+            require_dtype("X", X.dtype)
+        elif not X.is_nested and X.layout != torch.strided:
+            raise TypeError(
+                f"X must be dense or in CSR layout, got layout {X.layout}: convert it with "
+                "X.to_dense() or X.to_sparse_csr()"
+            )
+        else:
+            require_float("X", X, unit=False)
+        if X.dim() != 2:
+            raise ValueError(f"X must have the shape (n_samples, d), got {tuple(X.shape)}")
+        # scikit-learn's checks of shapes, with its messages, on an array without memory.
+        shape = np.broadcast_to(np.float32(0), tuple(X.shape))
+        validate_data(estimator, shape, reset=fitting, **least_shape)
+        X = X.detach()
+        rows: Rows = SparseRows(_in_scipy(X), is_tensor=True) if is_sparse else Rows(X)
+    else:
+        X = validate_data(
+            estimator,
+            X,
+            reset=fitting,
+            accept_sparse="csr",
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,  # Rows.check does this too
+            **least_shape,
+        )
+        rows = SparseRows(X) if sparse.issparse(X) else Rows(X)
+    rows.check(normalize=estimator.normalize)
+    weights = parameter(sample_weight, "sample_weight", (len(rows),), rows.device)
+    if weights is not None:
+        require(
+            "sample_weight must be nonnegative and finite", weights, lambda w: 0 <= w < math.inf
+        )
+        if not weights.any():
+            raise ValueError(
+                "sample_weight is 0 throughout: Sample weights must contain at least one "
+                "non-zero number."  # in scikit-learn's words
+            )
+        rows.weights = weights
+    return rows
+
+
+def _in_scipy(X: Tensor) -> Any:
+    """The same sparse array, in the same memory."""
+    if X.device.type != "cpu":
+        raise TypeError(f"a sparse X must be on the CPU, got device {X.device}: move it by X.cpu()")
+    parts = (X.values(), X.col_indices(), X.crow_indices())
+    return sparse.csr_array(tuple(part.numpy() for part in parts), shape=tuple(X.shape))
+
+
+def check_enough(rows: Rows, number: int, name: str, least: int = 1) -> None:
+    """Raises ValueError if a fit of so many parts cannot start from the rows."""
+    if len(rows) < number:
+        raise ValueError(
+            f"Expected n_samples >= {name} but got {name} = {number}, n_samples = {len(rows)}"
+        )
+    least = max(least, number)
+    counted = len(rows.counted())
+    if counted < least:
+        raise ValueError(
+            f"{least} rows with a weight above 0 are needed for {name} = {number}, got "
+            f"{counted} of {len(rows)}"
+        )
+
+
+def check_number(value: Any, name: str, kind: type, least: int) -> None:
+    """scikit-learn's check, which takes truth values and NaN for numbers."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not bool")
+    check_scalar(value, name, kind, min_val=least)
+    if math.isnan(value):
+        raise ValueError(f"{name} == nan, must be >= {least}.")
+
+
+def parameter(value: Any, name: str, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+    """A parameter that the user may give, in float64."""
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        require_dense(name, value)
+        tensor = value.detach()
+    else:
+        tensor = torch.from_numpy(np.array(value, dtype=np.float64))
+    if tensor.shape != shape:
+        raise ValueError(f"{name} must have the shape {shape}, got {tuple(tensor.shape)}")
+    return tensor.to(device, torch.float64)
+
+
+def parameter_of_directions(
+    value: Any, name: str, shape: tuple[int, int], device: torch.device
+) -> Tensor | None:
+    """Directions that the user may give, as unit vectors in float64."""
+    directions = parameter(value, name, shape, device)
+    if directions is None:
+        return None
+    length = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
+    require(
+        f"{name} must hold directions, vectors of a length other than 0",
+        length,
+        lambda norm: SHORTEST <= norm <= LONGEST,
+        "norm",
+    )
+    return directions / length
