@@ -23,14 +23,21 @@ from _record import read_records  # noqa: E402
 
 Run = dict[str, Any]
 Runs = list[Run]
-NAMES = {"vmf": "vMF", "power-spherical": "power spherical", "batch-norm": "Gaussian, batch norm"}
+NAMES = {
+    "vmf": "vMF",
+    "power-spherical": "power spherical",
+    "spherical-cauchy": "spherical Cauchy",
+    "batch-norm": "Gaussian, batch norm",
+}
 
 
 def name_of(law: str) -> str:
-    """A law in words: "vMF at 100" has its concentration fixed there."""
-    name, _, concentration = law.partition(":")
+    """A law in words: "vMF at 100" has its concentration fixed there, "vMF x 5" is on 5 spheres."""
+    one, times, spheres = law.partition(" x ")
+    name, _, concentration = one.partition(":")
     name = NAMES.get(name, name.capitalize())
-    return f"{name} at {concentration}" if concentration else name
+    fixed = f" at {concentration}" if concentration else ""
+    return f"{name}{fixed}{times}{spheres}"
 
 
 def grouped(runs: Runs, key: Callable[[Run], Any]) -> dict[Any, Runs]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import normalize, softplus
 
-from _options import MOST_CONCENTRATION
+from _options import MOST_CONCENTRATION, read_whole_number
 from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
 from vmfdist.rotational import RotationallySymmetric
 
@@ -31,9 +31,13 @@ __all__ = [
     "Loss",
     "Terms",
     "make_code",
+    "parts",
     "read_law",
+    "read_product",
     "score",
 ]
+
+TIMES = " x "  # between a law and its number of spheres
 
 # %%
 # The law of the code
@@ -131,25 +135,31 @@ class BatchNormGaussianCode(GaussianCode):
 class SphericalCode(Code):
     """Uniform prior on the unit sphere; a posterior with a mean direction and a concentration."""
 
-    law: Callable[..., RotationallySymmetric]
-
-    def __init__(self, features: int, dim: int, concentration: float | None = None) -> None:
+    def __init__(
+        self,
+        law: Callable[..., RotationallySymmetric],
+        features: int,
+        dim: int,
+        concentration: float | None = None,
+    ) -> None:
         """Build the layer.
 
         Args:
+            law: of the posterior, by its mean direction and concentration.
             features: the width of what the encoder returns.
             dim: the number of coordinates of a code, one more than the dimension of its sphere.
             concentration: of every posterior; None to learn one for each example.
         """
         super().__init__(features, dim, spread=1 if concentration is None else 0)
+        self.law = law
         self.concentration = concentration
 
-    def prior(self) -> HypersphericalUniform:
+    def prior(self) -> dist.TorchDistribution:
         """The uniform law; its argument is the ambient dimension."""
         weight = self.head.weight
         return HypersphericalUniform(self.dim, dtype=weight.dtype, device=weight.device)
 
-    def forward(self, features: Tensor) -> RotationallySymmetric:
+    def forward(self, features: Tensor) -> dist.TorchDistribution:
         """The law of each example; a learned concentration is at least 1."""
         location, raw = self.split(features)
         learned = self.concentration is None
@@ -161,36 +171,71 @@ class SphericalCode(Code):
         return z * math.sqrt(self.dim)
 
 
-class VonMisesFisherCode(SphericalCode):
-    """Von Mises-Fisher posterior (Davidson et al. 2018; fixed: Xu and Durrett 2018)."""
+class ProductCode(SphericalCode):
+    """Codes on several spheres, each independent of the others and with a concentration of its own.
 
-    law = VonMisesFisher
+    A code has the event shape (spheres, dim).
 
-
-class PowerSphericalCode(SphericalCode):
-    """Power spherical posterior (De Cao and Aziz 2020)."""
-
-    law = PowerSpherical
-
-
-class SphericalCauchyCode(SphericalCode):
-    """Spherical Cauchy posterior (Sablica and Hornik 2025); its distance is what is learned.
-
-    The concentration itself would have no digits next to 1.
+    References:
+        Davidson, Tomczak and Gavves (2019), Increasing Expressivity of a Hyperspherical VAE,
+        arXiv:1910.02912.
     """
 
-    law = SphericalCauchy.from_distance
+    def __init__(
+        self,
+        law: Callable[..., RotationallySymmetric],
+        features: int,
+        dim: int,
+        concentration: float | None,
+        spheres: int,
+    ) -> None:
+        """Build the layer, with what a sphere needs for each of them; `dim` is of one."""
+        super().__init__(law, features, dim, concentration)
+        self.head = nn.Linear(features, spheres * self.head.out_features)
+        self.spheres = spheres
+
+    def prior(self) -> dist.TorchDistribution:
+        """The uniform law on each sphere."""
+        return super().prior().expand([self.spheres]).to_event(1)
+
+    def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for each sphere: shapes (..., spheres, dim) and (..., spheres, spread)."""
+        outputs = self.head(features).unflatten(-1, (self.spheres, -1))
+        location, raw = outputs.tensor_split([self.dim], dim=-1)
+        return location, raw
+
+    def forward(self, features: Tensor) -> dist.TorchDistribution:
+        """The product of the laws on the spheres."""
+        return super().forward(features).to_event(1)
+
+    def spread_out(self, z: Tensor) -> Tensor:
+        """All coordinates in a row."""
+        return super().spread_out(z).flatten(-2)
 
 
-CODES = {
-    "gaussian": GaussianCode,
-    "batch-norm": BatchNormGaussianCode,
-    "vmf": VonMisesFisherCode,
-    "power-spherical": PowerSphericalCode,
-    "spherical-cauchy": SphericalCauchyCode,
+CODES = {"gaussian": GaussianCode, "batch-norm": BatchNormGaussianCode}
+SPHERICAL: dict[str, Callable[..., RotationallySymmetric]] = {
+    "vmf": VonMisesFisher,  # Davidson et al. 2018; fixed: Xu and Durrett 2018
+    "power-spherical": PowerSpherical,  # De Cao and Aziz 2020
+    # Sablica and Hornik 2025. Its concentration has no digits next to 1, its distance does.
+    "spherical-cauchy": SphericalCauchy.from_distance,
 }
-SPHERICAL = ("vmf", "power-spherical", "spherical-cauchy")
-LAWS = f"gaussian, batch-norm, {', '.join(SPHERICAL)}, or one of these three with :CONCENTRATION"
+LAWS = f"{', '.join([*CODES, *SPHERICAL])}, or one of the last three with :CONCENTRATION"
+
+
+class Law(NamedTuple):
+    """What the text of a law says."""
+
+    name: str
+    concentration: float | None  # None where it is learned, or there is none
+    spheres: int  # 0 of a Gaussian
+
+
+def parts(law: str) -> Law:
+    """The parts of a law that :func:`read_law` or :func:`read_product` accepts."""
+    one, _, spheres = law.partition(TIMES)
+    name, _, number = one.partition(":")
+    return Law(name, float(number) if number else None, int(spheres or name in SPHERICAL))
 
 
 def read_law(text: str) -> str:
@@ -203,7 +248,8 @@ def read_law(text: str) -> str:
         concentration = float(number) if colon else 0.0
     except ValueError:
         concentration = math.nan
-    if name not in CODES or (colon and name not in SPHERICAL) or not 0 <= concentration < math.inf:
+    known = name in SPHERICAL or (name in CODES and not colon)
+    if not known or not 0 <= concentration < math.inf:
         raise argparse.ArgumentTypeError(f"expected {LAWS}, a number >= 0; got {text!r}")
     if concentration > MOST_CONCENTRATION:
         most = f"a concentration of at most {MOST_CONCENTRATION:g}"
@@ -211,12 +257,34 @@ def read_law(text: str) -> str:
     return f"{name}:{abs(concentration)!r}".removesuffix(".0") if colon else name
 
 
+def read_product(text: str) -> str:
+    """Read the name of a law that may be on several spheres, for argparse: "vmf x 5" too."""
+    one, times, count = text.partition(TIMES)
+    law = read_law(one)
+    if not times:
+        return law
+    if not parts(law).spheres:
+        spherical = ", ".join(SPHERICAL)
+        raise argparse.ArgumentTypeError(f"only {spherical} have several spheres, got {text!r}")
+    spheres = read_whole_number(1)(count)
+    return f"{law}{TIMES}{spheres}" if spheres > 1 else law
+
+
 def make_code(law: str, features: int, dim: int) -> Code:
-    """Build the code of a law that :func:`read_law` accepts; "vmf:80" has concentration 80."""
-    name, colon, number = law.partition(":")
-    if colon:
-        return CODES[name](features, dim, float(number))
-    return CODES[name](features, dim)
+    """Build the code of a law as its text says.
+
+    Args:
+        law: as :func:`read_law` or :func:`read_product` accepts it: "vmf:80" has the concentration
+            80, "vmf x 5" five spheres.
+        features: the width of what the encoder returns.
+        dim: the number of coordinates of a code; several spheres have equal shares of it.
+    """
+    name, concentration, spheres = parts(law)
+    if spheres == 0:
+        return CODES[name](features, dim)
+    if spheres == 1:
+        return SphericalCode(SPHERICAL[name], features, dim, concentration)
+    return ProductCode(SPHERICAL[name], features, dim // spheres, concentration, spheres)
 
 
 # %%

@@ -12,6 +12,9 @@ each, with everything else the same, and prints what each is worth on digits tha
     2018, Su 2021);
 ``power-spherical``
     its cheaper relative (De Cao and Aziz 2020), which may have a fixed concentration as well;
+``vmf x 5``
+    five spheres with equal shares of the dimensions, and a concentration for each of them
+    (Davidson, Tomczak and Gavves 2019): one concentration has to serve all directions of a sphere;
 ``gaussian``
     diagonal normal, in as many dimensions as the sphere has; ``batch-norm`` holds its KL above
     zero (Zhu et al. 2020).
@@ -22,12 +25,15 @@ It needs the ``examples`` extra and the modules with a leading underscore beside
     python image_vae.py --particles 5                    # importance-weighted autoencoders
     python image_vae.py --data DIR --dim 6 --checkpoint runs       # MNIST; goes on if killed
     python image_vae.py --data DIR --dim 3 --dim 6 --dim 11 --law vmf --law gaussian
+    python image_vae.py --data DIR --dim 41 --law "vmf x 5" --law "vmf x 8"     # on S^8, on S^5
     torchrun --nproc-per-node 2 image_vae.py --data DIR  # two processes share each minibatch
 
 **Equal dimensions.** ``--dim`` is the number of coordinates of a code on the sphere. That sphere
 has one dimension fewer, and the Gaussian gets as many coordinates as the sphere has dimensions, as
 in Davidson et al. (2018): their dimension 5 is ``--dim 6`` here, with five coordinates for the
-Gaussian. ``hyperspherical_vae.py`` compares at equal numbers of coordinates instead.
+Gaussian. Several spheres have as many dimensions together, 40 of ``--dim 41`` as five times eight,
+which takes 45 coordinates. ``hyperspherical_vae.py`` compares at equal numbers of coordinates
+instead.
 
 **The recipe.** An encoder 784-256-128, a decoder that mirrors it, Bernoulli pixels. Each minibatch
 is made black and white afresh; the digits for dev and test are made black and white once, with a
@@ -48,12 +54,13 @@ variance, where those of a von Mises-Fisher law are bounded.
 
 References:
     Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, ICLR,
-    arXiv:1509.00519. Davidson, Falorsi, De Cao, Kipf and Tomczak (2018), Hyperspherical
-    Variational Auto-Encoders, UAI, arXiv:1804.00891. De Cao and Aziz (2020), The Power Spherical
-    Distribution, arXiv:2006.04437. Su (2021), https://spaces.ac.cn/archives/8404. Xu and Durrett
-    (2018), Spherical Latent Spaces for Stable Variational Autoencoders, EMNLP, arXiv:1808.10805.
-    Zhu et al. (2020), A Batch Normalized Inference Network Keeps the KL Vanishing Away, ACL,
-    arXiv:2004.12585.
+    arXiv:1509.00519. Davidson, Falorsi, De Cao, Kipf and Tomczak (2018), Hyperspherical Variational
+    Auto-Encoders, UAI, arXiv:1804.00891. Davidson, Tomczak and Gavves (2019), Increasing
+    Expressivity of a Hyperspherical VAE, arXiv:1910.02912. De Cao and Aziz (2020), The Power
+    Spherical Distribution, arXiv:2006.04437. Su (2021), https://spaces.ac.cn/archives/8404. Xu and
+    Durrett (2018), Spherical Latent Spaces for Stable Variational Autoencoders, EMNLP,
+    arXiv:1808.10805. Zhu et al. (2020), A Batch Normalized Inference Network Keeps the KL Vanishing
+    Away, ACL, arXiv:2004.12585.
 """  # noqa: D205, D212
 
 from __future__ import annotations
@@ -61,6 +68,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +92,7 @@ from _options import (
 )
 from _record import add_record
 from _training import Epoch, Place, Recipe, digest, place, train, warm_up
-from _vae import SPHERICAL, VAE, ImportanceWeightedELBO, Terms, make_code, read_law, score
+from _vae import VAE, ImportanceWeightedELBO, Terms, make_code, parts, read_product, score
 
 # sphinx_gallery_thumbnail_path = "recorded/image_vae.png"
 PROGRAM = "image_vae.py"
@@ -120,7 +128,7 @@ class ImageVAE(VAE):
 
         Args:
             pixels: the number of pixels of an image.
-            law: of the code, as :func:`read_law` accepts it.
+            law: of the code, as :func:`read_product` accepts it.
             dim: the number of coordinates of a code.
         """
         super().__init__(make_code(law, HIDDEN[-1], dim))
@@ -144,18 +152,15 @@ class ImageVAE(VAE):
 
 def coordinates(law: str, dim: int) -> int:
     """How many coordinates give a law as many dimensions as the sphere in R^dim has."""
-    return dim if is_spherical(law) else dim - 1
-
-
-def is_spherical(law: str) -> bool:
-    """Whether the codes of a law are unit vectors."""
-    return law.partition(":")[0] in SPHERICAL
+    return dim - 1 + parts(law).spheres
 
 
 def title(law: str) -> str:
     """The name of a law, in words."""
-    name, colon, concentration = law.partition(":")
-    return f"{NAMES[name]}, fixed {concentration}" if colon else NAMES[name]
+    name, concentration, spheres = parts(law)
+    several = f" x {spheres}" if spheres > 1 else ""
+    fixed = "" if concentration is None else f", fixed {concentration:g}"
+    return f"{NAMES[name]}{several}{fixed}"
 
 
 # %%
@@ -224,7 +229,7 @@ def fit(law: str, dim: int, digits: Digits, options: argparse.Namespace, where: 
         name=name,
         where=where,
         checkpoint=options.checkpoint
-        and options.checkpoint / f"{law.replace(':', '-')}-dim-{dim}.pt",
+        and options.checkpoint / f"{law.replace(':', '-').replace(' ', '-')}-dim-{dim}.pt",
         settings=settings,
     )
     return Trained(law, vae.eval(), history)
@@ -297,15 +302,15 @@ def column(law: str, vae: ImageVAE, digits: Digits, score: Scores) -> Column:
     """What the figure shows of a model."""
     binary, labels = binarise_once(digits.test), digits.test_labels
     one_of_each = [int((labels == label).nonzero()[0]) for label in labels.unique()]
-    codes = vae.posterior(binary).mode
+    spherical, codes = parts(law).spheres > 0, vae.posterior(binary).mode
     shown = codes[one_of_each]
-    between = path(shown[:-1:2], shown[1::2], STEPS, is_spherical(law))
+    between = path(shown[:-1:2], shown[1::2], STEPS, spherical)
     return Column(
         title=title(law),
         subtitle=f"ELBO {score.elbo:.2f}, log likelihood {score.log_likelihood:.2f} nats",
-        codes=codes,
+        codes=codes.flatten(1),
         labels=labels,
-        spherical=is_spherical(law),
+        spherical=spherical,
         round_trips=torch.stack(
             [digits.test[one_of_each], binary[one_of_each], vae.likelihood(shown).mean]
         ),
@@ -315,12 +320,12 @@ def column(law: str, vae: ImageVAE, digits: Digits, score: Scores) -> Column:
 
 
 def path(start: Tensor, end: Tensor, steps: int, spherical: bool) -> Tensor:
-    """Points from start to end, shape (..., steps, dim), at a constant pace.
+    """Points from start to end, shape (n, steps, ..., dim), at a constant pace.
 
-    On the sphere they follow the great circle; opposite ends, which many join, are not for it.
+    On a sphere they follow the great circle; opposite ends, which many join, are not for it.
     """
-    t = torch.linspace(0, 1, steps, dtype=start.dtype)[:, None]
-    start, end = start.unsqueeze(-2), end.unsqueeze(-2)
+    start, end = start.unsqueeze(1), end.unsqueeze(1)
+    t = torch.linspace(0, 1, steps, dtype=start.dtype).reshape(-1, *[1] * (start.dim() - 2))
     if not spherical:
         return start + t * (end - start)
     # the angle from two chords: exact where start and end are near, as the arc cosine is not
@@ -350,10 +355,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = (
         "of the code: gaussian, batch-norm, vmf, power-spherical or spherical-cauchy (by its "
         "distance), the last three also with "
-        f":CONCENTRATION; may be given several times (default: {', '.join(LAWS_DIGITS)}; "
-        f"with MNIST {LAWS_MNIST[1]})"
+        "':CONCENTRATION' and with ' x SPHERES', as 'vmf x 5', that share the dimensions; may be "
+        f"given several times (default: {', '.join(LAWS_DIGITS)}; with MNIST {LAWS_MNIST[1]})"
     )
-    add("--law", action="append", type=read_law, help=text)
+    add("--law", action="append", type=read_product, help=text)
     text = (
         "coordinates of a code on the sphere, which has one dimension fewer; a Gaussian code has "
         "as many as the sphere has dimensions; may be given several times (default: 3)"
@@ -370,6 +375,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     # argparse would append to a default that is a list
     options.law = list(dict.fromkeys(options.law or (LAWS_MNIST if mnist else LAWS_DIGITS)))
     options.dim = list(dict.fromkeys(options.dim or [3]))
+    for dim, law in product(options.dim, options.law):
+        if (dim - 1) % max(parts(law).spheres, 1):
+            parser.error(
+                f"argument --law: the spheres of {law!r} share the dimensions equally, and "
+                f"--dim {dim} has {dim - 1} of them"
+            )
     options.epochs = options.epochs or (EPOCHS_MNIST if mnist else EPOCHS_DIGITS)
     return options
 

@@ -155,7 +155,9 @@ def options(**changes: Any) -> argparse.Namespace:
 
 
 @pytest.mark.usefixtures("few_draws")
-@pytest.mark.parametrize("law", ["vmf", "vmf:40", "power-spherical", "gaussian", "batch-norm"])
+@pytest.mark.parametrize(
+    "law", ["vmf", "vmf:40", "power-spherical", "vmf x 2", "gaussian", "batch-norm"]
+)
 @pytest.mark.parametrize("particles", [1, 4])
 def test_training_raises_the_bounds(law: str, particles: int) -> None:
     digits = sklearn_digits()
@@ -204,6 +206,8 @@ def test_bounds_rise_with_the_draws(monkeypatch: pytest.MonkeyPatch, law: str) -
         ("vmf", 6, "von Mises-Fisher"),
         ("vmf:20", 6, "von Mises-Fisher, fixed 20"),
         ("power-spherical:7.5", 6, "power spherical, fixed 7.5"),
+        ("vmf x 5", 10, "von Mises-Fisher x 5"),  # five circles
+        ("spherical-cauchy:2 x 5", 10, "spherical Cauchy x 5, fixed 2"),
         ("gaussian", 5, "Gaussian"),
         ("batch-norm", 5, "Gaussian, batch norm"),
     ],
@@ -213,7 +217,8 @@ def test_laws_have_equal_dimensions_and_names(law: str, dim: int, name: str) -> 
     assert script.title(law) == name
     vae = script.ImageVAE(64, law, dim)
     z = vae.code.prior().sample((3,))
-    assert script.is_spherical(law) == torch.allclose(z.norm(dim=-1), torch.ones(3))
+    lengths = z.norm(dim=-1)
+    assert torch.allclose(lengths, torch.ones_like(lengths)) == (not name.startswith("Gaussian"))
     assert vae.likelihood(z).mean.shape == (3, 64)
 
 
@@ -233,6 +238,18 @@ def test_paths_on_the_sphere_follow_great_circles(dim: int) -> None:
     steps = 2 * (z.diff(dim=1).norm(dim=-1) / 2).asin()
     arc = (start * end).sum(-1).acos()
     torch.testing.assert_close(steps, (arc / 9)[:, None].expand(5, 9))
+
+
+def test_paths_on_several_spheres_are_those_on_each() -> None:
+    start, end = (
+        directions(10, 3).unflatten(0, (5, 2)),
+        directions(10, 3, seed=8).unflatten(0, (5, 2)),
+    )
+    z = script.path(start, end, 4, spherical=True)
+    assert z.shape == (5, 4, 2, 3)
+    for sphere in range(2):
+        one = script.path(start[:, sphere], end[:, sphere], 4, spherical=True)
+        torch.testing.assert_close(z[:, :, sphere], one)
 
 
 def test_paths_between_neighbours() -> None:
@@ -353,6 +370,38 @@ def test_defaults() -> None:
     assert (mnist.law[1], mnist.epochs) == ("vmf:400", 15)
     given = script.parse(["--law", "vmf", "--law", "vmf", "--dim", "6", "--dim", "3", "--dim", "6"])
     assert (given.law, given.dim) == (["vmf"], [6, 3])
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_several_spheres_share_the_dimensions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "runs.jsonl"
+    files = ["--record", str(record), "--checkpoint", str(tmp_path / "runs")]
+    files += ["--output", str(tmp_path / "figure.png")]
+    laws = ["--law", "vmf x 2", "--law", "vmf:20 x 2", "--law", "gaussian"]
+    assert script.main([*laws, "--dim", "5", "--epochs", "1", *files]) == 0
+    learned, fixed, gaussian = read(record)
+    assert [line["dim"] for line in (learned, fixed, gaussian)] == [6, 6, 4]
+    assert learned["law"] == "vmf x 2"
+    elbo, *_ = row(capsys.readouterr().out, "von Mises-Fisher x 2, fixed 20")
+    assert elbo == pytest.approx(fixed["scores"]["elbo"], abs=0.005)
+    # the divergences of independent codes add up: each in space, see kl_on_the_sphere
+    assert fixed["scores"]["kl"] == pytest.approx(2 * (math.log(20 / math.sinh(20)) + 19), rel=1e-5)
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert names == {"vmf-x-2-dim-6.pt", "vmf-20-x-2-dim-6.pt", "gaussian-dim-4.pt"}
+
+
+@pytest.mark.parametrize("dim", [3, 6])
+def test_spheres_that_cannot_share_are_refused(
+    capsys: pytest.CaptureFixture[str], dim: int
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        script.parse(["--law", "vmf", "--law", "vmf x 3", "--dim", "4", "--dim", str(dim)])
+    message = (
+        f"the spheres of 'vmf x 3' share the dimensions equally, and --dim {dim} has {dim - 1}"
+    )
+    assert message in capsys.readouterr().err
 
 
 # At full length

@@ -43,6 +43,7 @@ from _vae import (
     Terms,
     make_code,
     read_law,
+    read_product,
     score,
 )
 from cases import BOUND, assert_mean
@@ -219,6 +220,64 @@ def test_other_laws_are_refused(text: str) -> None:
 )
 def test_a_law_has_one_name(text: str, law: str) -> None:
     assert read_law(text) == law
+
+
+@pytest.mark.parametrize(
+    ("text", "law"),
+    [
+        ("gaussian", "gaussian"),
+        ("vmf:8e1 x 5", "vmf:80 x 5"),
+        ("vmf x 05", "vmf x 5"),
+        ("power-spherical x 1", "power-spherical"),
+    ],
+)
+def test_products_are_read(text: str, law: str) -> None:
+    assert read_product(text) == law
+    assert read_product(law) == law
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vmf x", "expected gaussian, batch-norm, vmf, .* got 'vmf x'"),
+        ("normal x 3", "expected gaussian, batch-norm, vmf, .* got 'normal'"),
+        ("vmf x 0", "expected at least 1, got 0"),
+        ("vmf x many", "expected a whole number, got 'many'"),
+        ("vmf x 2 x 2", "expected a whole number, got '2 x 2'"),
+        (
+            "gaussian x 2",
+            "only vmf, power-spherical, spherical-cauchy have several spheres, got 'g",
+        ),
+    ],
+)
+def test_other_products_are_refused(text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        read_product(text)
+
+
+@pytest.mark.parametrize("law", SPHERICAL)
+def test_a_product_has_independent_codes(law: str) -> None:
+    torch.manual_seed(0)
+    code, one = make_code(f"{law} x 3", 4, 15).double(), make_code(law, 4, 5).double()
+    features = torch.randn(9, 4).double()
+    posterior, prior = code(features), code.prior()
+    assert (posterior.batch_shape, posterior.event_shape) == ((9,), (3, 5))
+    assert (prior.batch_shape, prior.event_shape) == ((), (3, 5))
+    z = posterior.rsample((2,))
+    kl, density = torch.zeros(9).double(), torch.zeros(2, 9).double()
+    for k in range(3):  # the sphere's own rows of the layer
+        rows = slice(k * one.head.out_features, (k + 1) * one.head.out_features)
+        with torch.no_grad():
+            one.head.weight.copy_(code.head.weight[rows])
+            one.head.bias.copy_(code.head.bias[rows])
+        kl += kl_divergence(one(features), one.prior())
+        density += one(features).log_prob(z[..., k, :])
+    torch.testing.assert_close(kl_divergence(posterior, prior), kl)
+    torch.testing.assert_close(posterior.log_prob(z), density)
+    # coordinates of size one, in a row
+    draws = code.spread_out(prior.sample((4000,)))
+    assert draws.shape == (4000, 15)
+    assert_mean(draws.square(), 1.0)
 
 
 def test_concentrations_beyond_float32_are_refused() -> None:
