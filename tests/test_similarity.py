@@ -115,6 +115,28 @@ def test_the_law_of_largest_concentrations(dtype: torch.dtype) -> None:
         assert hellinger_distance(law, law) == 0
 
 
+@pytest.mark.parametrize("towards", [(1.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.6, 0.8, 0.0)])
+def test_gradients_at_the_largest_concentrations(
+    towards: tuple[float, ...], dtype: torch.dtype
+) -> None:
+    # Of laws with opposite directions the slope in the directions is of order k^2.
+    largest = torch.finfo(dtype).max
+    for k in (largest**0.6, largest / 8, largest):
+        parameters = [torch.tensor(x, dtype=dtype) for x in ((1.0, 0.0, 0.0), k, towards, k)]
+        loc1, k1, loc2, k2 = (x.requires_grad_() for x in parameters)
+        p, q = VonMisesFisher(loc1, k1), VonMisesFisher(loc2, k2)
+        for value in (
+            log_product_integral(p, q),
+            bhattacharyya_coefficient(p, q),
+            hellinger_distance(p, q),
+            *(renyi_divergence(p, q, order) for order in (0.5, 1, 2)),
+            p.conjugate_update(q)[1],
+        ):
+            assert not value.isnan()
+            for grad in torch.autograd.grad(value, (loc1, k1, loc2, k2)):
+                assert not grad.isnan().any()
+
+
 def test_they_are_means_of_densities() -> None:
     p, q = VonMisesFisher(directions(4), 3.0), VonMisesFisher(directions(4, seed=2), 8.0)
     for first, second in ((p, q), (p, HypersphericalUniform(4, dtype=torch.float64))):

@@ -64,12 +64,12 @@ def common_shape(p: Any, q: Any, what: str) -> torch.Size:
         )
     try:
         return broadcast_shapes(p.batch_shape, q.batch_shape)
-    except RuntimeError as error:
+    except RuntimeError:
         raise ValueError(
             f"the laws must have batch shapes that broadcast to have {what}, got "
             f"{tuple(p.batch_shape)} ({type(p).__name__}) and {tuple(q.batch_shape)} "
             f"({type(q).__name__}); all pairs have it of shapes (n, 1) and (m,)"
-        ) from error
+        ) from None
 
 
 def _name(dtype: torch.dtype) -> str:

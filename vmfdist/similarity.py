@@ -35,7 +35,7 @@ from torch.distributions import kl_divergence
 from vmfdist._closed_forms import natural, products
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.chords import inner_product, squared_chord, widened
-from vmfdist._numerics.infinity import standard_deviation
+from vmfdist._numerics.infinity import standard_deviation, steepened
 from vmfdist._numerics.rows import expanded
 from vmfdist._validation import common_shape, require_number
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
@@ -201,7 +201,7 @@ def _separations(p: _Law, q: _Law, k: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(p, HypersphericalUniform) or isinstance(q, HypersphericalUniform):
         return torch.ones_like(k), torch.ones_like(k)
     loc1, loc2 = p._given[0], q._given[0]
-    return squared_chord(loc1, loc2, k) / 2, squared_chord(loc1, -loc2, k).detach() / 2
+    return steepened(squared_chord(loc1, loc2, k)) / 2, squared_chord(loc1, -loc2, k).detach() / 2
 
 
 def _log_integral(p: _Law, q: _Law, alpha: float, beta: float) -> Tensor:

@@ -34,7 +34,7 @@ from torch import Tensor
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.natural import across_slope_over_k
 from vmfdist._numerics.elementwise import refuse_derivative, with_derivative
-from vmfdist._numerics.infinity import finite
+from vmfdist._numerics.infinity import finite, steep
 
 _Constant = tuple[int, float, float]  # the dimension, alpha and beta
 
@@ -100,7 +100,7 @@ def _in_second(k1: Tensor, k2: Tensor, near: Tensor, far: Tensor, constant: _Con
 def _in_near(k1: Tensor, k2: Tensor, near: Tensor, far: Tensor, constant: _Constant) -> Tensor:
     dim, alpha, beta = constant
     k = _combined(k1, k2, near, far, alpha, beta).k
-    return -alpha * beta * finite(k1) * (finite(k2) * vmf.tangent_variance(k, dim))
+    return -alpha * beta * steep(finite(k1) * (finite(k2) * vmf.tangent_variance(k, dim)))
 
 
 @with_derivative(_in_first, _in_second, _in_near, None)
