@@ -27,6 +27,7 @@ from vmfdist import VonMisesFisher, mixture
 from vmfdist.mixture import VonMisesFisherMixture, _k_means, _rows, _sparse, _starts, estimator
 from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._expectation_maximisation import Mixture
+from vmfdist.mixture._group import ALONE
 
 FULL = Concentrations("full", 0.0, 0.0, 2.0**52)
 
@@ -226,12 +227,13 @@ def objectives(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What EM maximises, of all E steps that follow."""
     result: list[float] = []
 
-    def objective(*arguments: Any) -> float:
-        result.append(original(*arguments))
-        return result[-1]
+    def merit(*arguments: Any) -> tuple[bool, float]:
+        found = original(*arguments)
+        result.append(found[1])
+        return found
 
-    original = estimator.objective
-    monkeypatch.setattr(estimator, "objective", objective)
+    original = estimator.merit
+    monkeypatch.setattr(estimator, "merit", merit)
     return result
 
 
@@ -491,6 +493,13 @@ def test_the_best_start_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{model.lower_bound_:.5f}" == f"{max(bounds):.5f}"
 
 
+def joined(X: Tensor) -> _rows.Rows:
+    """All rows, of one process."""
+    rows = _rows.Rows(X)
+    rows.join(ALONE)
+    return rows
+
+
 def starts_from(monkeypatch: pytest.MonkeyPatch, *given: Mixture) -> None:
     """Lets a fit start from these mixtures, one after the other."""
     monkeypatch.setattr(estimator, "make_starts", lambda *_: iter(given))
@@ -549,9 +558,7 @@ def test_further_starts_are_the_best_of_short_runs_of_all_kinds(
     monkeypatch.setattr(_starts._Starts, "of_kind", of_kind)
     monkeypatch.setattr(_starts._Starts, "after_a_short_run", after_a_short_run)
     random = np.random.RandomState(0)
-    _, *others = _starts.make_starts(
-        _rows.Rows(X), 3, 3, "k-means++", _starts.Given(), FULL, random
-    )
+    _, *others = _starts.make_starts(joined(X), 3, 3, "k-means++", _starts.Given(), FULL, random)
     assert kinds == ["k-means++", *["random", "random_from_data", "k-means++"] * 2]
     merits.sort(key=lambda pair: pair[0], reverse=True)
     assert [id(start) for start in others] == [id(mixture) for _, mixture in merits[:2]]
@@ -619,8 +626,8 @@ def test_seeds_are_drawn_in_proportion_to_the_distance(monkeypatch: pytest.Monke
     # From e1 the distances 1 - cos are 0, 1/2 and 3/2; one candidate each, since log(2) < 1
     monkeypatch.setattr(_k_means.math, "log", lambda _: -1.0)
     X = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [-0.5, 0.75**0.5]], dtype=torch.float64)
-    rows, random = _rows.Rows(X), np.random.RandomState(0)
-    seeds = [_k_means.k_means_seeds(rows, np.arange(3), 2, random) for _ in range(2_000)]
+    rows, random = joined(X), np.random.RandomState(0)
+    seeds = [_k_means.k_means_seeds(rows, 2, random) for _ in range(2_000)]
     second = torch.stack([pair[1] for pair in seeds if pair[0, 0] == 1])
     assert not (second[:, 0] == 1).any()
     assert_mean((second[:, 0] < 0).double().unsqueeze(1), 0.75)
@@ -641,7 +648,7 @@ def test_a_start_from_some_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def seeds(*arguments: Any) -> Tensor:
-        seen.append(arguments[1])
+        seen.append(arguments[0]._picks)
         return original(*arguments)
 
     original = _starts.k_means_seeds

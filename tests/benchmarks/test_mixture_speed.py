@@ -18,6 +18,7 @@ from torch import Tensor
 from vmfdist import VonMisesFisher
 from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._expectation_maximisation import Mixture, expect, maximise
+from vmfdist.mixture._group import ALONE
 from vmfdist.mixture._rows import Rows
 from vmfdist.mixture._starts import Given, make_starts
 
@@ -76,6 +77,7 @@ def test_an_iteration(
 
 def test_a_start(benchmark: BenchmarkFixture, X: Tensor) -> None:
     rows = Rows(X)
+    rows.join(ALONE)
     estimated = Concentrations("full", 0.0, 0.0, rows.max_concentration)
     random = np.random.RandomState(0)
     benchmark.pedantic(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist.mixture._concentrations import Concentrations
-from vmfdist.mixture._rows import Batch, Rows
+from vmfdist.mixture._rows import NO_WEIGHT, Batch, Rows
 
 # Where the rounding of 1 - <x, mu> in float64 puts the log density off by 2^-32.
 _CLOSE = 2.0**20
@@ -52,19 +51,22 @@ def log_joint(mixture: Mixture) -> Callable[[Batch], tuple[Tensor, Tensor]]:
 
 
 def summed(
-    rows: Rows,
-    directions: Tensor,
-    respond: Callable[[Batch], tuple[Tensor, Tensor, Tensor]],
-    chosen: np.ndarray | None = None,
+    rows: Rows, directions: Tensor, respond: Callable[[Batch], tuple[Tensor, Tensor, Tensor]]
 ) -> Expectation:
-    """One pass over the rows or the chosen ones: log f(x), r and 1 - <x, mu> of each batch."""
-    log_likelihood = directions.new_zeros(())
+    """One pass over the rows: log f(x), r and 1 - <x, mu> of each batch.
+
+    The processes of a group exchange m (d + 2) + 2 numbers, for m directions.
+    """
+    log_likelihood, n = directions.new_zeros(1), directions.new_zeros(1)
     weights = directions.new_zeros(len(directions))
     sums = torch.zeros_like(directions)
     total_distances = torch.zeros_like(weights)
-    for batch in rows.batches(len(directions), chosen):
+    for batch in rows.batches(len(directions)):
         log_density, responsibilities, distances = respond(batch)
-        if batch.weights is not None:
+        if batch.weights is None:
+            n += len(batch)
+        else:
+            n += batch.weights.sum()
             log_density, responsibilities = (
                 batch.weights * x for x in (log_density, responsibilities)
             )
@@ -72,12 +74,15 @@ def summed(
         weights += responsibilities.sum(0)
         batch.add_sums(sums, responsibilities)
         total_distances += responsibilities.mul_(distances).sum(0)
-    n = rows.total_weight(chosen)
-    return Expectation(log_likelihood.item() / n, n, weights, sums, total_distances)
+    rows.group.add_up(log_likelihood, n, weights, sums, total_distances)
+    total, n_rows = torch.cat((log_likelihood, n)).tolist()
+    if not n_rows:
+        raise ValueError(NO_WEIGHT)
+    return Expectation(total / n_rows, n_rows, weights, sums, total_distances)
 
 
-def expect(rows: Rows, mixture: Mixture, chosen: np.ndarray | None = None) -> Expectation:
-    """The E step, one pass over the rows or the chosen ones."""
+def expect(rows: Rows, mixture: Mixture) -> Expectation:
+    """The E step, one pass over the rows."""
     evaluate = log_joint(mixture)
 
     def respond(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +90,7 @@ def expect(rows: Rows, mixture: Mixture, chosen: np.ndarray | None = None) -> Ex
         log_density = joint.logsumexp(1, keepdim=True)
         return log_density, joint.sub_(log_density).exp_(), distances
 
-    return summed(rows, mixture.mean_directions, respond, chosen)
+    return summed(rows, mixture.mean_directions, respond)
 
 
 def maximise(expectation: Expectation, mixture: Mixture, concentrations: Concentrations) -> Mixture:
@@ -125,12 +130,19 @@ def objective(expectation: Expectation, mixture: Mixture, concentrations: Concen
 
 
 def merit(
-    expectation: Expectation, mixture: Mixture, concentrations: Concentrations
+    rows: Rows, expectation: Expectation, mixture: Mixture, concentrations: Concentrations
 ) -> tuple[bool, float]:
-    """Of several mixtures the one with the greatest is the best."""
+    """Of several mixtures the one with the greatest is the best.
+
+    In a group it is as the first process finds it: by its rounding of the logarithm of the prior,
+    processes on unlike machines could go on for different numbers of iterations.
+    """
     # The likelihood of a collapsed component says how high the bound is, not how good the fit.
     collapsed = concentrations.collapsed(mixture.concentrations) > 0
-    return not collapsed, objective(expectation, mixture, concentrations)
+    reached = objective(expectation, mixture, concentrations)
+    found = torch.tensor([not collapsed, reached], dtype=torch.float64, device=rows.device)
+    intact, reached = rows.group.first(found).tolist()
+    return bool(intact), reached
 
 
 def moved(expectation: Expectation, former: Mixture, mixture: Mixture) -> Expectation:

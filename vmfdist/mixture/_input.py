@@ -13,7 +13,8 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from vmfdist._validation import require, require_dense, require_dtype, require_float
-from vmfdist.mixture._rows import LONGEST, SHORTEST, Rows
+from vmfdist.mixture._group import ALONE
+from vmfdist.mixture._rows import LONGEST, NO_WEIGHT, SHORTEST, Rows
 from vmfdist.mixture._sparse import SparseRows
 
 
@@ -66,11 +67,10 @@ def read_rows(
             "sample_weight must be nonnegative and finite", weights, lambda w: 0 <= w < math.inf
         )
         if not weights.any():
-            raise ValueError(
-                "sample_weight is 0 throughout: Sample weights must contain at least one "
-                "non-zero number."  # in scikit-learn's words
-            )
+            raise ValueError(NO_WEIGHT)
         rows.weights = weights
+    if fitting:
+        rows.join(ALONE)
     return rows
 
 
@@ -84,16 +84,15 @@ def _in_scipy(X: Tensor) -> Any:
 
 def check_enough(rows: Rows, number: int, name: str, least: int = 1) -> None:
     """Raises ValueError if a fit of so many parts cannot start from the rows."""
-    if len(rows) < number:
+    if rows.n_rows < number:
         raise ValueError(
-            f"Expected n_samples >= {name} but got {name} = {number}, n_samples = {len(rows)}"
+            f"Expected n_samples >= {name} but got {name} = {number}, n_samples = {rows.n_rows}"
         )
     least = max(least, number)
-    counted = len(rows.counted())
-    if counted < least:
+    if rows.n_counted < least:
         raise ValueError(
             f"{least} rows with a weight above 0 are needed for {name} = {number}, got "
-            f"{counted} of {len(rows)}"
+            f"{rows.n_counted} of {rows.n_rows}"
         )
 
 

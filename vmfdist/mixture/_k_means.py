@@ -11,53 +11,61 @@ from torch import Tensor
 from vmfdist.mixture._rows import Rows
 
 
-def k_means_seeds(
-    rows: Rows, chosen: np.ndarray, n_components: int, random: np.random.RandomState
-) -> Tensor:
+def k_means_seeds(rows: Rows, n_components: int, random: np.random.RandomState) -> Tensor:
     """k-means++: a row is drawn in proportion to its distance 1 - cos from the nearest seed.
 
     Of 2 + log(n_components) such candidates the one that leaves the smallest sum of distances
     becomes the next seed, as in scikit-learn (Arthur and Vassilvitskii 2007, section 5).
     """
     trials = 2 + int(math.log(n_components))
-    weights = rows.weights_of(chosen)
+    weights, group = rows.weights, rows.group
 
     def drawn(number: int, distances: Tensor) -> Tensor:
+        # One sum goes on from process to process, and a row is where it passes the target.
         cumulative = (distances if weights is None else distances * weights).cumsum(0)
-        targets = torch.from_numpy(random.uniform(size=number)).to(rows.device) * cumulative[-1]
-        picks = torch.searchsorted(cumulative, targets, right=True).clamp(max=len(chosen) - 1)
-        return rows.take(chosen[picks.cpu().numpy()])
+        totals = cumulative.new_zeros(group.size)
+        totals[group.rank] = cumulative[-1:].sum()  # of no rows 0
+        group.add_up(totals)
+        targets = torch.from_numpy(random.uniform(size=number)).to(rows.device) * totals.sum()
+        before = totals[: group.rank].sum()
+        numbers = torch.searchsorted(before + cumulative, targets, right=True)
+        group.add_up(numbers)
+        return rows.take(numbers.clamp(max=rows.n_rows - 1).cpu().numpy())
 
-    seeds = drawn(1, torch.ones(len(chosen), dtype=torch.float64, device=rows.device))
-    nearest = _distances(rows, chosen, seeds).squeeze(1)
+    seeds = drawn(1, torch.ones(len(rows), dtype=torch.float64, device=rows.device))
+    nearest = _distances(rows, seeds).squeeze(1)
     while len(seeds) < n_components:
         candidates = drawn(trials, nearest)
-        distances = torch.minimum(nearest.unsqueeze(1), _distances(rows, chosen, candidates))
-        best = (distances.sum(0) if weights is None else weights @ distances).argmin()
+        distances = torch.minimum(nearest.unsqueeze(1), _distances(rows, candidates))
+        potentials = distances.sum(0) if weights is None else weights @ distances
+        group.add_up(potentials)
+        best = potentials.argmin()
         nearest = distances[:, best].contiguous()
         seeds = torch.cat((seeds, candidates[best].unsqueeze(0)))
     return seeds
 
 
-def _distances(rows: Rows, chosen: np.ndarray, directions: Tensor) -> Tensor:
+def _distances(rows: Rows, directions: Tensor) -> Tensor:
     """1 - cos between rows and directions, of shape (rows, directions)."""
-    return rows.gather(
-        lambda batch: (1 - batch.cosines(directions)).clamp_(min=0), len(directions), chosen
-    )
+    return rows.gather(lambda batch: (1 - batch.cosines(directions)).clamp_(min=0), len(directions))
 
 
-def k_means_step(rows: Rows, chosen: np.ndarray, directions: Tensor) -> tuple[Tensor, Tensor]:
+def k_means_step(rows: Rows, directions: Tensor) -> tuple[Tensor, Tensor]:
     """The directions of the clusters, and the mean distance 1 - cos to the directions before."""
     sums = torch.zeros_like(directions)
-    distance = directions.new_zeros(())
-    for batch in rows.batches(len(directions), chosen):
+    distance, n = directions.new_zeros(1), directions.new_zeros(1)
+    for batch in rows.batches(len(directions)):
         largest, cluster = batch.cosines(directions).max(1)
         members = torch.nn.functional.one_hot(cluster, len(directions)).double()
         distances = 1 - largest
-        if batch.weights is not None:
+        if batch.weights is None:
+            n += len(batch)
+        else:
+            n += batch.weights.sum()
             members *= batch.weights
             distances *= batch.weights.squeeze(1)
         batch.add_sums(sums, members)
         distance += distances.sum()
+    rows.group.add_up(sums, distance, n)
     length = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
-    return torch.where(length > 0, sums / length, directions), distance / rows.total_weight(chosen)
+    return torch.where(length > 0, sums / length, directions), (distance / n).squeeze(0)

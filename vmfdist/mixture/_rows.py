@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vmfdist._validation import unit_tolerance
+from vmfdist.mixture._group import ALONE, Group
 
 # What stands for a point: for float32 rows 1 / eps^2, a spread of the size of their rounding; for
 # float64 rows 1 / eps, at which the rounding of a direction, eps^2 in its square, still is nothing.
@@ -20,6 +21,11 @@ _BATCH_NUMBERS, _BATCH_NUMBERS_ON_DEVICE = 1 << 19, 1 << 22
 
 # Outside, the square of a norm in float64 over- or underflows.
 SHORTEST, LONGEST = 1e-150, 1e150
+
+# In scikit-learn's words.
+NO_WEIGHT = (
+    "sample_weight is 0 throughout: Sample weights must contain at least one non-zero number."
+)
 
 
 class Batch(Protocol):
@@ -61,21 +67,20 @@ class DenseBatch(NamedTuple):
         sums.addmm_(factors.T, self.x)
 
 
-def weights_as_column(weights: Tensor | None) -> Tensor | None:
-    """Weights of shape (rows, 1)."""
-    return None if weights is None else weights.unsqueeze(1)
-
-
 class Rows:
     """The rows of an array or tensor as unit vectors in float64, a batch at a time.
 
-    Each row counts as often as its weight says, if there are weights.
+    Each row counts as often as its weight says, if there are weights. The rows may be one process's
+    share of all: where these are numbered, it is in the order of the processes.
     """
 
     weights: Tensor | None = None  # in float64
+    group: Group = ALONE
 
-    def __init__(self, values: Any) -> None:
-        self._values, self._is_tensor = values, isinstance(values, Tensor)
+    def __init__(self, values: Any, picks: np.ndarray | None = None) -> None:
+        """Of the values those rows that are picked, or all."""
+        self._values, self._picks = values, picks
+        self._is_tensor = isinstance(values, Tensor)
         self.dim: int = values.shape[1]
         if self._is_tensor:
             self.dtype, self.device = values.dtype, values.device
@@ -84,7 +89,7 @@ class Rows:
             self.device = torch.device("cpu")
 
     def __len__(self) -> int:
-        return len(self._values)
+        return self._values.shape[0] if self._picks is None else len(self._picks)
 
     @property
     def max_concentration(self) -> float:
@@ -93,22 +98,79 @@ class Rows:
     def like_given(self, result: Tensor) -> Any:
         return result if self._is_tensor else result.numpy()
 
-    def _take(self, rows: slice | np.ndarray) -> Tensor:
-        if not self._is_tensor:  # a copy, which may be written to even where the data may not
-            return torch.from_numpy(self._values[rows].astype(np.float64))
-        if isinstance(rows, slice):
-            return self._values[rows].double()
-        return self._values[self._index(rows)].double()
+    # All rows, of which these are a share
+
+    def join(self, group: Group) -> None:
+        """Makes these rows the share of this process."""
+        self.group = group
+        self._counted = len(self) if self.weights is None else int(self.weights.count_nonzero())
+        shares = group.gather_objects((len(self), self._counted, self.dim, str(self.dtype)))
+        numbers, counts, *kinds = zip(*shares, strict=True)
+        if any(len(set(kind)) > 1 for kind in kinds):
+            raise ValueError(
+                "X must have one number of features and one dtype in all processes of the group, "
+                f"got {kinds[0]} and {kinds[1]}"
+            )
+        self.n_rows, self.n_counted = sum(numbers), sum(counts)
+        self.first = sum(counts[: group.rank])
+
+    def _own(self, numbers: np.ndarray) -> np.ndarray:
+        """Which of these numbers of counted rows are those of rows here."""
+        own = numbers - self.first
+        return (own >= 0) & (own < self._counted)
+
+    def sample(self, numbers: np.ndarray) -> Rows:
+        """Of the rows whose weight is not 0 those with these numbers, in their order."""
+        own = numbers[self._own(numbers)] - self.first
+        if self.weights is None:
+            weights = None
+        else:
+            own = self.weights.nonzero().squeeze(1).cpu().numpy()[own]
+            weights = self.weights[self._index(own)]
+        sample = self._picked(own)
+        sample.weights = weights
+        sample.join(self.group)
+        return sample
+
+    def take(self, numbers: np.ndarray) -> Tensor:
+        """Of a sample the rows with these numbers, normalised."""
+        own = self._own(numbers)
+        x = torch.zeros((len(numbers), self.dim), dtype=torch.float64, device=self.device)
+        x[self._index(own)] = self._dense(numbers[own] - self.first)
+        self.group.add_up(x)
+        return x
+
+    def all_weights(self) -> Tensor | None:
+        """Of a sample the weights of all rows."""
+        if self.weights is None:
+            return None
+        weights = self.weights.new_zeros(self.n_rows)
+        weights[self.first :][: len(self)] = self.weights
+        self.group.add_up(weights)
+        return weights
+
+    # Batches of these rows
+
+    def _picked(self, rows: np.ndarray) -> Rows:
+        return Rows(self._values, rows)
 
     def _index(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(rows).to(self.device)
 
-    def take(self, rows: slice | np.ndarray) -> Tensor:
-        """These rows, normalised."""
+    def _take(self, rows: slice | np.ndarray) -> Tensor:
+        """A copy, which may be written to even where the data may not."""
+        if self._picks is not None:
+            rows = self._picks[rows]
+        if not self._is_tensor:
+            return torch.from_numpy(self._values[rows].astype(np.float64))
+        part = self._values[rows if isinstance(rows, slice) else self._index(rows)]
+        return part.to(torch.float64, copy=True)
+
+    def _dense(self, rows: slice | np.ndarray) -> Tensor:
         x = self._take(rows)
         return x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
 
-    def norms(self, rows: slice | np.ndarray) -> Tensor:
+    def norms(self, rows: slice) -> Tensor:
         """The lengths of these rows as they are given."""
         return torch.linalg.vector_norm(self._take(rows), dim=1)
 
@@ -116,49 +178,32 @@ class Rows:
         numbers = _BATCH_NUMBERS if self.device.type == "cpu" else _BATCH_NUMBERS_ON_DEVICE
         return max(1, numbers // (self.dim + 3 * columns))
 
-    def _parts(self, columns: int, chosen: np.ndarray | None) -> Iterator[slice | np.ndarray]:
+    def _parts(self, columns: int) -> Iterator[slice]:
+        """Of no rows there is one part, without rows."""
         step = self._step(columns)
-        for first in range(0, len(self) if chosen is None else len(chosen), step):
-            part = slice(first, first + step)
-            yield part if chosen is None else chosen[part]
+        for first in range(0, max(1, len(self)), step):
+            yield slice(first, first + step)
 
-    def batches(self, columns: int, chosen: np.ndarray | None = None) -> Iterator[Batch]:
-        """All rows or the chosen ones, in batches for which so many columns are computed."""
-        for part in self._parts(columns, chosen):
-            yield DenseBatch(self.take(part), weights_as_column(self.weights_of(part)))
+    def batches(self, columns: int) -> Iterator[Batch]:
+        """All rows, in batches for which so many columns are computed."""
+        for part in self._parts(columns):
+            yield DenseBatch(self._dense(part), self._weights_of(part))
 
-    def weights_of(self, rows: slice | np.ndarray | None) -> Tensor | None:
-        """The weights of these rows, or of all."""
-        if self.weights is None or rows is None:
-            return self.weights
-        return self.weights[rows if isinstance(rows, slice) else self._index(rows)]
+    def _weights_of(self, rows: slice) -> Tensor | None:
+        """The weights of these rows, of shape (rows, 1)."""
+        return None if self.weights is None else self.weights[rows].unsqueeze(1)
 
-    def counted(self) -> np.ndarray:
-        """The numbers of the rows whose weight is not 0."""
-        if self.weights is None:
-            return np.arange(len(self))
-        return self.weights.nonzero().squeeze(1).cpu().numpy()
-
-    def total_weight(self, chosen: np.ndarray | None = None) -> float:
-        """The sum of the weights of all rows or the chosen ones, without weights their number."""
-        weights = self.weights_of(chosen)
-        if weights is not None:
-            return weights.sum().item()
-        return len(self) if chosen is None else len(chosen)
-
-    def gather(
-        self, function: Callable[[Batch], Tensor], columns: int, chosen: np.ndarray | None = None
-    ) -> Tensor:
+    def gather(self, function: Callable[[Batch], Tensor], columns: int) -> Tensor:
         """The function of each batch, in one tensor.
 
         That is allocated first: a list of small parts between large batches would keep the memory
         of each batch from being used again.
         """
-        first, n = 0, len(self) if chosen is None else len(chosen)
-        for batch in self.batches(columns, chosen):
+        first = 0
+        for batch in self.batches(columns):
             part = function(batch)
             if first == 0:
-                result = part.new_empty((n, *part.shape[1:]))
+                result = part.new_empty((len(self), *part.shape[1:]))
             result[first : first + len(part)] = part
             first += len(part)
         return result
@@ -167,7 +212,7 @@ class Rows:
         """Raises ValueError at the first row that is no direction."""
         tolerance = unit_tolerance(self.dtype, self.dim)
         first = 0
-        for part in self._parts(0, None):
+        for part in self._parts(0):
             norm = self.norms(part)
             good = (norm >= SHORTEST) & (norm <= LONGEST)
             if not normalize:

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from vmfdist.mixture._rows import Batch, Rows, weights_as_column
+from vmfdist.mixture._rows import Batch, Rows
 
 # Of a batch: its sums are dense, (components, d), and adding them should not take the most time.
 _BATCH_NUMBERS = 1 << 22
@@ -34,26 +34,27 @@ class SparseRows(Rows):
         squares.data *= squares.data
         self._norms = np.sqrt(np.asarray(squares.sum(axis=1)).reshape(-1))
 
-    def __len__(self) -> int:
-        return self._values.shape[0]
+    def _picked(self, rows: np.ndarray) -> Rows:
+        return SparseRows(self._values[rows], is_tensor=self._is_tensor)
 
     def _unit(self, rows: slice | np.ndarray) -> Any:
         x = self._values[rows]
         data = x.data / np.repeat(self._norms[rows], np.diff(x.indptr))
         return sparse.csr_array((data, x.indices, x.indptr), shape=x.shape)
 
-    def norms(self, rows: slice | np.ndarray) -> Tensor:
+    def norms(self, rows: slice) -> Tensor:
         return torch.from_numpy(self._norms[rows])
 
-    def take(self, rows: slice | np.ndarray) -> Tensor:
+    def _dense(self, rows: slice | np.ndarray) -> Tensor:
         return torch.from_numpy(self._unit(rows).toarray())
 
     def _step(self, columns: int) -> int:
-        return max(1, _BATCH_NUMBERS // (self._values.nnz // len(self) + 1 + 3 * columns))
+        entries_of_a_row = self._values.nnz // max(1, len(self)) + 1
+        return max(1, _BATCH_NUMBERS // (entries_of_a_row + 3 * columns))
 
-    def batches(self, columns: int, chosen: np.ndarray | None = None) -> Iterator[Batch]:
-        for part in self._parts(columns, chosen):
-            yield SparseBatch(self._unit(part), weights_as_column(self.weights_of(part)))
+    def batches(self, columns: int) -> Iterator[Batch]:
+        for part in self._parts(columns):
+            yield SparseBatch(self._unit(part), self._weights_of(part))
 
 
 class SparseBatch(NamedTuple):

@@ -63,10 +63,11 @@ def make_starts(
     random: np.random.RandomState,
 ) -> Iterator[Mixture]:
     """So many starts, of which the first is of that kind."""
-    chosen = rows.counted()
-    n = min(len(chosen), max(_START_ROWS, n_components))
-    chosen = np.sort(chosen[sample_without_replacement(len(chosen), n, random_state=random)])
-    starts = _Starts(rows, chosen, n_components, given, concentrations, random)
+    random = rows.group.first_object(random)
+    n = min(rows.n_counted, max(_START_ROWS, n_components))
+    numbers = sample_without_replacement(rows.n_counted, n, random_state=random)
+    sample = rows.sample(np.sort(numbers))
+    starts = _Starts(sample, n_components, given, concentrations, random)
     first = starts.of_kind(kind, varied=False)
     # Components of random responsibilities differ by little, and their first steps gain next to
     # nothing: a run that ends where the gain is small would end there.
@@ -84,7 +85,6 @@ class _Starts(NamedTuple):
     """What starts look at."""
 
     rows: Rows
-    chosen: np.ndarray
     n_components: int
     given: Given
     concentrations: Concentrations
@@ -109,15 +109,15 @@ class _Starts(NamedTuple):
 
     def after_a_short_run(self, mixture: Mixture) -> tuple[tuple[bool, float], Mixture]:
         """The mixture after some steps of EM, and its merit."""
-        expectation = expect(self.rows, mixture, self.chosen)
+        expectation = expect(self.rows, mixture)
         for _ in range(_START_STEPS):
             mixture = maximise(expectation, mixture, self.concentrations)
-            expectation = expect(self.rows, mixture, self.chosen)
-        return merit(expectation, mixture, self.concentrations), mixture
+            expectation = expect(self.rows, mixture)
+        return merit(self.rows, expectation, mixture, self.concentrations), mixture
 
     def _of_directions(self, directions: Tensor) -> Mixture:
         """Equal weights, and the one concentration that is most likely for nearest directions."""
-        _, distance = k_means_step(self.rows, self.chosen, directions)
+        _, distance = k_means_step(self.rows, directions)
         # The mean of 1 - cos is one minus the mean resultant length.
         concentration = vmf.inverse_one_minus_mean_resultant_length(
             distance.clamp(0, 1), self.rows.dim
@@ -128,25 +128,33 @@ class _Starts(NamedTuple):
 
     def _directions(self, kind: str, varied: bool) -> Tensor:
         if kind == "random_from_data":
-            weights = self.rows.weights_of(self.chosen)
+            weights = self.rows.all_weights()
             shares = None if weights is None else (weights / weights.sum()).cpu().numpy()
-            picks = self.random.choice(self.chosen, self.n_components, replace=False, p=shares)
+            n = self.rows.n_rows
+            picks = self.random.choice(n, self.n_components, replace=False, p=shares)
             directions, steps = self.rows.take(picks), int(varied)
         else:
-            directions = k_means_seeds(self.rows, self.chosen, self.n_components, self.random)
+            directions = k_means_seeds(self.rows, self.n_components, self.random)
             steps = 0 if varied else _START_STEPS
         for _ in range(steps):
-            directions, _ = k_means_step(self.rows, self.chosen, directions)
+            directions, _ = k_means_step(self.rows, directions)
         return directions
 
     def _of_random_responsibilities(self) -> Mixture:
         n = self.n_components
-        pole = self.rows.take(self.chosen[:1]).expand(n, self.rows.dim).contiguous()
+        pole = self.rows.take(np.zeros(1, dtype=np.int64)).expand(n, self.rows.dim).contiguous()
 
         def respond(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
             drawn = torch.from_numpy(self.random.uniform(size=(len(batch), n))).to(pole.device)
             return drawn.new_zeros(1), drawn / drawn.sum(1, keepdim=True), 1 - batch.cosines(pole)
 
         former = Mixture(pole.new_full((n,), 1 / n), pole, pole.new_zeros(n))
-        expectation = summed(self.rows, pole, respond, self.chosen)
+        self._skip(self.rows.first)
+        expectation = summed(self.rows, pole, respond)
+        self._skip(self.rows.n_rows - self.rows.first - len(self.rows))
         return maximise(expectation, former, self.concentrations)
+
+    def _skip(self, n_rows: int) -> None:
+        """Draws what the rows of other processes get."""
+        for _ in range(n_rows):
+            self.random.uniform(size=self.n_components)

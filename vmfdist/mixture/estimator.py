@@ -481,28 +481,29 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         self._print(f"Initialization {number}")
         concentrations = self._concentrations(rows)
         expectation = expect(rows, mixture)
-        reached = objective(expectation, mixture, concentrations)
+        found = merit(rows, expectation, mixture, concentrations)
         n_iter, converged = 0, False
         while n_iter < self.max_iter and not converged:
             n_iter += 1
             mixture = maximise(expectation, mixture, concentrations)
             expectation = expect(rows, mixture)
-            before, reached = reached, objective(expectation, mixture, concentrations)
-            converged = reached - before <= self.tol
+            (_, before), found = found, merit(rows, expectation, mixture, concentrations)
+            gain = found[1] - before
+            converged = gain <= self.tol
             if n_iter % self.verbose_interval == 0:
                 now = time.perf_counter()
-                detail = f"\t time lapse {now - last:.5f}s\t ll change {reached - before:.5f}"
+                detail = f"\t time lapse {now - last:.5f}s\t ll change {gain:.5f}"
                 self._print(f"  Iteration {n_iter}", detail)
                 last = now
         lapse = time.perf_counter() - began
         self._print(
             f"Initialization {'converged' if converged else 'did not converge'}.",
-            f" time lapse {lapse:.5f}s\t lower bound {reached:.5f}.",
+            f" time lapse {lapse:.5f}s\t lower bound {found[1]:.5f}.",
         )
         return _Run(
             mixture,
             expectation,
-            merit(expectation, mixture, concentrations),
+            found,
             n_iter,
             converged,
             concentrations.collapsed(mixture.concentrations),
