@@ -87,8 +87,10 @@ def expect(rows: Rows, mixture: Mixture) -> Expectation:
 
     def respond(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         joint, distances = evaluate(batch)
-        log_density = joint.logsumexp(1, keepdim=True)
-        return log_density, joint.sub_(log_density).exp_(), distances
+        largest = joint.amax(1, keepdim=True)
+        shares = joint.sub_(largest).exp_()  # whose sum is at least 1
+        density = shares.sum(1, keepdim=True)
+        return largest + density.log(), shares.mul_(density.reciprocal()), distances
 
     return summed(rows, mixture.mean_directions, respond)
 

@@ -168,7 +168,7 @@ class Rows:
 
     def _dense(self, rows: slice | np.ndarray) -> Tensor:
         x = self._take(rows)
-        return x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return x.mul_(torch.linalg.vector_norm(x, dim=1, keepdim=True).reciprocal_())
 
     def norms(self, rows: slice) -> Tensor:
         """The lengths of these rows as they are given."""
