@@ -1,8 +1,9 @@
 """Writes accuracy_search.rst: the worst errors that a random search off the grid finds, in eps.
 
 Dimensions are drawn at random (three of four from 2 to 40, the others log-uniformly up to 1000)
-and concentrations log-uniformly from 1e-8 to 1e8; then the search goes on around the worst point of
-each quantity. It runs for a quarter of an hour, on one core:
+and concentrations log-uniformly from 1e-8 to 1e8, or for the spherical Cauchy law distances from
+1e-8 to 28; then the search goes on around the worst point of each quantity. It runs for a quarter
+of an hour, on one core:
 
     python docs/accuracy_search.py
 """
@@ -10,6 +11,7 @@ each quantity. It runs for a quarter of an hour, on one core:
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 import time
@@ -25,6 +27,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 import accuracy  # noqa: E402
 import reference  # noqa: E402
 
+QUANTITIES = [*accuracy.QUANTITIES, *accuracy.CAUCHY_QUANTITIES]
 DTYPES = (torch.float64, torch.float32)
 COUNT = 24  # concentrations in each dimension drawn
 NEIGHBOURS, ROUNDS = 20, 3  # points around the worst, and how often
@@ -40,7 +43,7 @@ def rounded(concentrations: list[float]) -> list[float]:
 
 def look(worst: Worst, place: Place, dim: int, concentrations: list[float]) -> None:
     """Keeps the largest error."""
-    quantity, dtype = accuracy.QUANTITIES[place[0]], DTYPES[place[1]]
+    quantity, dtype = QUANTITIES[place[0]], DTYPES[place[1]]
     found = max(accuracy.errors(quantity, dim, dtype, concentrations))
     worst[place] = max(worst.get(place, found), found)
 
@@ -49,14 +52,18 @@ def search(seconds: float, seed: int) -> tuple[Worst, int]:
     """The worst errors, and the number of points tried for each quantity and dtype."""
     numbers = random.Random(seed)
     worst: Worst = {}
-    places = [(i, j) for i in range(len(accuracy.QUANTITIES)) for j in range(len(DTYPES))]
+    places = [(i, j) for i in range(len(QUANTITIES)) for j in range(len(DTYPES))]
     end, points = time.perf_counter() + seconds, 0
     while time.perf_counter() < end:
         small = numbers.random() < 0.75
         dim = numbers.randint(2, 40) if small else int(40 * 25 ** numbers.random())
-        concentrations = rounded([10 ** numbers.uniform(-8, 8) for _ in range(COUNT)])
+        concentrations, distances = (
+            rounded([10 ** numbers.uniform(-8, math.log10(end)) for _ in range(COUNT)])
+            for end in (1e8, accuracy.STRENGTHS[-1])
+        )
         for place in places:
-            look(worst, place, dim, concentrations)
+            of_cauchy = QUANTITIES[place[0]] in accuracy.CAUCHY_QUANTITIES
+            look(worst, place, dim, distances if of_cauchy else concentrations)
         points += COUNT
     for step in range(ROUNDS):
         for place in places:
@@ -66,6 +73,7 @@ def search(seconds: float, seed: int) -> tuple[Worst, int]:
             look(worst, place, dim, rounded(around))
         reference.radial.cache_clear()
         reference.power_spherical.cache_clear()
+        reference.spherical_cauchy.cache_clear()
     return worst, points
 
 
@@ -78,7 +86,7 @@ def main() -> None:
     torch.set_num_threads(1)
     worst, points = search(options.seconds, options.seed)
     rows = [["Quantity", "float64", "at", "float32", "at", "limit"]]
-    for i, quantity in enumerate(accuracy.QUANTITIES):
+    for i, quantity in enumerate(QUANTITIES):
         row = [quantity.name]
         for j in range(len(DTYPES)):
             error = worst[i, j]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from vmfdist._closed_forms import power_spherical as ps
 from vmfdist._closed_forms import spherical_cauchy as sc
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.sphere import log_sphere_area
+from vmfdist._families.spherical_cauchy import SPHERICAL_CAUCHY
 
 # Rounded to float32, so that both dtypes and one reference share the very same numbers.
 CONCENTRATIONS: list[float] = torch.tensor(
@@ -477,6 +479,28 @@ CAUCHY_QUANTITIES = [
         64,
     ),
 ]
+
+
+def draw_errors(dim: int, dtype: torch.dtype) -> Iterator[Error]:
+    """Of artanh w = k - u as draws make it of noise along loc and across, by u or k if above 1.
+
+    Beyond the rounding of 1 - w, of which next to the antipode nothing is left.
+    """
+    along = torch.tensor([-8.0, -2.0, -0.1, 0.0, 1e-3, 0.7, 3.0, 8.0], dtype=dtype)
+    eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    for k, share in itertools.product(STRENGTHS, (1e-9, 1e-3, 0.6, 2.0)):
+        across = torch.full_like(along, share * (dim - 1))
+        strength = torch.tensor(k, dtype=dtype)
+        t, _ = SPHERICAL_CAUCHY.of_noise(along.clone(), across.clone(), strength, dim)
+        rows = zip(along.tolist(), across.tolist(), t.tolist(), strict=True)
+        for zeta, squared, one_minus_w in rows:
+            if 2 - one_minus_w < 8 * eps or one_minus_w < tiny:
+                continue
+            with mp.workdps(40):
+                u = mp.asinh(zeta / mp.sqrt(squared))
+                found = mp.log(2 / mp.mpf(one_minus_w) - 1) / 2
+                error = abs(found - (k - u)) - eps / (2 - mp.mpf(one_minus_w))
+                yield Error(max(0.0, float(error / (eps * max(1, abs(u), k)))), dim, k)
 
 
 def errors(

@@ -327,18 +327,20 @@ class CosineReference:
 
     def __init__(self, dim: int, k: float, power_spherical: bool = False) -> None:
         self.m, self.k, self.power_spherical = mp.mpf(dim - 1), mp.mpf(k), power_spherical
-        if power_spherical:
-            self.mode = -mp.atanh(self.k / (self.m + self.k))
-            v = self.m * (self.m + 2 * self.k) / (self.m + self.k) ** 2
-            self.width = 1 / mp.sqrt(v * (self.m + self.k))
-        else:
-            root = mp.sqrt(self.m**2 + 4 * self.k**2)
-            self.mode = -mp.atanh(2 * self.k / (self.m + root))
-            self.width = mp.sqrt((self.m + root) / (2 * self.m * root))
+        self.mode, self.width = self._mode_and_width()
         self.top = self._exponent(self.mode)
         self.far = max(20 * self.width, 160 / self.m)
         upper, lower = self.tail(self.mode, 1), self.tail(self.mode, -1)
         self.total, self.first = upper[0] + lower[0], upper[1] + lower[1]
+
+    def _mode_and_width(self) -> tuple[mp.mpf, mp.mpf]:
+        if self.power_spherical:
+            v = self.m * (self.m + 2 * self.k) / (self.m + self.k) ** 2
+            width = 1 / mp.sqrt(v * (self.m + self.k))
+            return -mp.atanh(self.k / (self.m + self.k)), width
+        root = mp.sqrt(self.m**2 + 4 * self.k**2)
+        width = mp.sqrt((self.m + root) / (2 * self.m * root))
+        return -mp.atanh(2 * self.k / (self.m + root)), width
 
     @staticmethod
     def t(u: mp.mpf) -> mp.mpf:
@@ -439,6 +441,29 @@ class CosineReference:
             max(mp.mpf(0), abs(score - mp.mpf(zeta)) - rounding * slope),
             max(mp.mpf(0), abs(rate / true_rate - 1) - rounding),
         )
+
+
+class SphericalCauchyCosineReference(CosineReference):
+    """The same for the density of u = artanh(-w) that is sech(u + k)^m du, k = 2 artanh(rho).
+
+    There s is minus the derivative of its logarithm in k.
+    """
+
+    def _mode_and_width(self) -> tuple[mp.mpf, mp.mpf]:
+        return -self.k, 1 / mp.sqrt(self.m)
+
+    def _exponent_and_statistic(self, u: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+        moved = u + self.k
+        half_log_v = mp.log(2) + moved - mp.log1p(mp.exp(2 * moved))
+        return self.m * half_log_v, -self.slope(u)
+
+    def slope(self, u: mp.mpf) -> mp.mpf:
+        return self.m * (1 - self.t(u + self.k))
+
+
+@functools.cache
+def spherical_cauchy_cosine_reference(dim: int, k: float) -> SphericalCauchyCosineReference:
+    return SphericalCauchyCosineReference(dim, k)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from reference import (
     radial_by_quadrature,
     spherical_cauchy_by_hypergeometric_functions,
     spherical_cauchy_by_quadrature,
+    spherical_cauchy_cosine_reference,
 )
 
 
@@ -68,6 +69,21 @@ def test_tails_of_cosines_in_dimension_3(k: float) -> None:
                 found_power, (1 - below, below, -below * mp.log(rest / 2)), strict=True
             ):
                 assert abs(ours / truth - 1) < mp.mpf("1e-15")
+
+
+@pytest.mark.parametrize(("dim", "k"), [(2, 0.3), (3, 5.0), (20, 28.0)])
+def test_cosines_of_the_spherical_cauchy_law_are_moved_uniform_ones(dim: int, k: float) -> None:
+    with mp.workdps(22):
+        law, uniform = spherical_cauchy_cosine_reference(dim, k), cosine_reference(dim, 0.0)
+        for u in map(mp.mpf, (-9, "-0.3", 4)):
+            below, above, slope = law.probabilities(u - k)
+            score, rate = law.score_and_rate(u - k)
+            *expected, _ = uniform.probabilities(u)
+            expected_score, _ = uniform.score_and_rate(u)
+            density = uniform.density(u) / uniform.total
+            truths = (*expected, density, expected_score, 1)
+            for found, truth in zip((below, above, slope, score, rate), truths, strict=True):
+                assert abs(found / truth - 1) < mp.mpf("1e-15")
 
 
 @pytest.mark.parametrize(("dim", "k"), [(3, 1e-3), (3, 0.9), (10, 1e-12), (10, 9.0), (64, 2.0)])

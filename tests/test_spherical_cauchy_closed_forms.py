@@ -27,6 +27,13 @@ def test_closed_forms_in_eps_everywhere(dim: int, dtype: torch.dtype) -> None:
         assert worst.eps <= quantity.limit, (quantity.name, worst)
 
 
+@pytest.mark.parametrize("dim", [2, 3, 64, 1_000_000])
+def test_draws_in_eps(dim: int, dtype: torch.dtype) -> None:
+    errors = list(accuracy.draw_errors(dim, dtype))
+    assert max(errors).eps <= 8, max(errors)
+    assert len(errors) > 300
+
+
 def test_distance_in_eps(dtype: torch.dtype) -> None:
     eps = torch.finfo(dtype).eps
     numbers = [0.0, 1e-12, 1e-3, 0.1, 0.5, 0.9, 0.999, 1 - 2.0**-20, 1 - eps, 1 - 2.0**-40]
