@@ -653,7 +653,7 @@ def test_a_start_from_some_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
     original = _starts.k_means_seeds
     monkeypatch.setattr(_starts, "k_means_seeds", seeds)
-    monkeypatch.setattr(_starts, "_START_ROWS", 50)
+    monkeypatch.setattr(_k_means, "_START_ROWS", 50)
     found = fitted(X, 3, tol=0)
     assert len(np.unique(seen)) == 50
     assert np.max(seen) > 600

@@ -1,8 +1,8 @@
-r"""Mixtures of von Mises-Fisher laws, fitted by expectation maximisation.
+r"""Mixtures of von Mises-Fisher laws, fitted by expectation maximisation, and spherical k-means.
 
-:class:`VonMisesFisherMixture` has the habits of scikit-learn's ``GaussianMixture``, and this module
-alone needs scikit-learn: ``pip install "vmfdist[mixture]"``. Importing ``vmfdist`` does not load
-it.
+:class:`VonMisesFisherMixture` has the habits of scikit-learn's ``GaussianMixture``,
+:class:`SphericalKMeans` those of its ``KMeans``. This module alone needs scikit-learn: ``pip
+install "vmfdist[mixture]"``. Importing ``vmfdist`` does not load it.
 
 Method: soft-moVMF of Banerjee et al., with the exact maximum of every concentration. An iteration
 is one pass over the rows in batches of a few MB. Each batch is converted to float64 and normalised
@@ -14,6 +14,9 @@ Accuracy: log densities start from :math:`1 - \langle x, \mu\rangle`, and so do 
 Above a concentration of :math:`2^{20}` that difference is formed as :math:`|x - \mu|^2 / 2`, which
 rounding does not touch; for sparse rows by sums of products that are exact in float64, and a small
 rest.
+
+Spherical k-means, Lloyd's algorithm with centres on the sphere, is where starts of the mixture come
+from, and an estimator of its own. An iteration is the same one pass over the rows.
 
 References:
     * A. Banerjee, I. S. Dhillon, J. Ghosh and S. Sra (2005), Clustering on the unit hypersphere
@@ -34,5 +37,6 @@ except ImportError as error:
     ) from error
 
 from vmfdist.mixture.estimator import VonMisesFisherMixture
+from vmfdist.mixture.spherical_k_means import SphericalKMeans
 
-__all__ = ["VonMisesFisherMixture"]
+__all__ = ["SphericalKMeans", "VonMisesFisherMixture"]

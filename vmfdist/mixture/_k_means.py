@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
-from vmfdist.mixture._rows import Rows
+from vmfdist.mixture._rows import Batch, Rows
+
+# A start looks at this many rows.
+_START_ROWS = 1 << 16
+
+
+def rows_to_start_from(rows: Rows, least: int, random: np.random.RandomState) -> Rows:
+    """A sample of the rows that count, of at least so many."""
+    n = min(rows.n_counted, max(_START_ROWS, least))
+    numbers = sample_without_replacement(rows.n_counted, n, random_state=random)
+    return rows.sample(np.sort(numbers))
+
+
+def random_rows(rows: Rows, number: int, random: np.random.RandomState) -> Tensor:
+    """Different rows of a sample, drawn in proportion to their weights."""
+    weights = rows.all_weights()
+    shares = None if weights is None else (weights / weights.sum()).cpu().numpy()
+    return rows.take(random.choice(rows.n_rows, number, replace=False, p=shares))
 
 
 def k_means_seeds(rows: Rows, n_components: int, random: np.random.RandomState) -> Tensor:
@@ -47,25 +66,78 @@ def k_means_seeds(rows: Rows, n_components: int, random: np.random.RandomState) 
 
 def _distances(rows: Rows, directions: Tensor) -> Tensor:
     """1 - cos between rows and directions, of shape (rows, directions)."""
-    return rows.gather(lambda batch: (1 - batch.cosines(directions)).clamp_(min=0), len(directions))
+    return rows.gather(lambda batch: distances_to(batch, directions), len(directions))
 
 
-def k_means_step(rows: Rows, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """The directions of the clusters, and the mean distance 1 - cos to the directions before."""
-    sums = torch.zeros_like(directions)
-    distance, n = directions.new_zeros(1), directions.new_zeros(1)
-    for batch in rows.batches(len(directions)):
-        largest, cluster = batch.cosines(directions).max(1)
-        members = torch.nn.functional.one_hot(cluster, len(directions)).double()
-        distances = 1 - largest
-        if batch.weights is None:
-            n += len(batch)
-        else:
-            n += batch.weights.sum()
+def distances_to(batch: Batch, directions: Tensor) -> Tensor:
+    """1 - cos, of shape (rows, directions)."""
+    return (1 - batch.cosines(directions)).clamp_(min=0)
+
+
+class Clusters(NamedTuple):
+    """What a pass over the rows finds, each of them with the centre that is nearest to it."""
+
+    centers: Tensor
+    sizes: Tensor  # the weight of each cluster
+    sums: Tensor  # sum of x
+    inertia: Tensor  # sum of 1 - <x, c>
+
+    def directions(self) -> Tensor:
+        """The directions of the sums, which are the best centres for these clusters."""
+        length = torch.linalg.vector_norm(self.sums, dim=1, keepdim=True)
+        return torch.where(length > 0, self.sums / length, self.centers)
+
+
+def assign(rows: Rows, centers: Tensor) -> Clusters:
+    """Each row to the nearest centre, the first of equally near ones.
+
+    The processes of a group exchange m (d + 1) + 1 numbers, for m centres.
+    """
+    sizes, sums = centers.new_zeros(len(centers)), torch.zeros_like(centers)
+    inertia = centers.new_zeros(1)
+    for batch in rows.batches(len(centers)):
+        distances = distances_to(batch, centers)
+        nearest = distances.amin(1, keepdim=True)
+        members = distances == nearest
+        if members.sum() > len(members):  # which is rare, and argmin takes long
+            members = torch.nn.functional.one_hot(distances.argmin(1), len(centers))
+        members = members.double()
+        if batch.weights is not None:
             members *= batch.weights
-            distances *= batch.weights.squeeze(1)
+            nearest *= batch.weights
+        sizes += members.sum(0)
         batch.add_sums(sums, members)
-        distance += distances.sum()
-    rows.group.add_up(sums, distance, n)
-    length = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
-    return torch.where(length > 0, sums / length, directions), (distance / n).squeeze(0)
+        inertia += nearest.sum()
+    rows.group.add_up(sizes, sums, inertia)
+    return Clusters(centers, sizes, sums, inertia.squeeze(0))
+
+
+def lloyd(rows: Rows, centers: Tensor, max_iter: int, tol: float) -> tuple[Clusters, int]:
+    """Lloyd's algorithm, and the number of its iterations.
+
+    It ends where one lowers the inertia by no more than a share ``tol``. None raises it: an empty
+    cluster may have any centre, and a row for its centre can but take rows from others.
+    """
+    clusters = assign(rows, centers)
+    n_iter, converged = 0, False
+    while n_iter < max_iter and not converged:
+        n_iter += 1
+        before, clusters = clusters, assign(rows, _filled(rows, clusters))
+        converged = bool(before.inertia - clusters.inertia <= tol * before.inertia)
+    return clusters, n_iter
+
+
+def _filled(rows: Rows, clusters: Clusters) -> Tensor:
+    """The centres of the clusters; the empty ones get the rows that add most to the inertia."""
+    centers = clusters.directions()
+    (empty,) = (clusters.sizes == 0).nonzero(as_tuple=True)
+    if not len(empty):
+        return centers
+    distances = rows.gather(
+        lambda batch: distances_to(batch, clusters.centers).amin(1), len(centers)
+    )
+    if rows.weights is not None:
+        distances *= rows.weights
+    largest, far = rows.largest(distances, len(empty))
+    centers[empty] = torch.where((largest > 0).unsqueeze(1), far, centers[empty])
+    return centers

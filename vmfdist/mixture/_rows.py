@@ -140,6 +140,17 @@ class Rows:
         self.group.add_up(x)
         return x
 
+    def largest(self, values: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Of the nonnegative values of all rows the largest, and their rows, normalised."""
+        own, at = values.topk(min(number, len(self)))
+        every = values.new_zeros(self.group.size, number)
+        x = every.new_zeros(self.group.size, number, self.dim)
+        every[self.group.rank, : len(own)] = own
+        x[self.group.rank, : len(own)] = self._dense(at.cpu().numpy())
+        self.group.add_up(every, x)
+        found, at = every.flatten().topk(number)
+        return found, x.flatten(0, 1)[at]
+
     def all_weights(self) -> Tensor | None:
         """Of a sample the weights of all rows."""
         if self.weights is None:

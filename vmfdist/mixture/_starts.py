@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
@@ -30,13 +29,13 @@ from vmfdist.mixture._expectation_maximisation import (
     merit,
     summed,
 )
-from vmfdist.mixture._k_means import k_means_seeds, k_means_step
+from vmfdist.mixture._k_means import assign, k_means_seeds, random_rows, rows_to_start_from
 from vmfdist.mixture._rows import Batch, Rows
 
 KINDS = ("k-means++", "random", "random_from_data")
 
-# A start looks at this many rows, and takes so many steps of k-means or of EM.
-_START_ROWS, _START_STEPS = 1 << 16, 10
+# A start takes so many steps of k-means or of EM.
+_START_STEPS = 10
 
 # Each further start is the best of so many short runs.
 _SHORT_RUNS = 3
@@ -64,9 +63,7 @@ def make_starts(
 ) -> Iterator[Mixture]:
     """So many starts, of which the first is of that kind."""
     random = rows.group.first_object(random)
-    n = min(rows.n_counted, max(_START_ROWS, n_components))
-    numbers = sample_without_replacement(rows.n_counted, n, random_state=random)
-    sample = rows.sample(np.sort(numbers))
+    sample = rows_to_start_from(rows, n_components, random)
     starts = _Starts(sample, n_components, given, concentrations, random)
     first = starts.of_kind(kind, varied=False)
     # Components of random responsibilities differ by little, and their first steps gain next to
@@ -117,27 +114,23 @@ class _Starts(NamedTuple):
 
     def _of_directions(self, directions: Tensor) -> Mixture:
         """Equal weights, and the one concentration that is most likely for nearest directions."""
-        _, distance = k_means_step(self.rows, directions)
+        clusters = assign(self.rows, directions)
         # The mean of 1 - cos is one minus the mean resultant length.
-        concentration = vmf.inverse_one_minus_mean_resultant_length(
-            distance.clamp(0, 1), self.rows.dim
-        )
+        distance = (clusters.inertia / clusters.sizes.sum()).clamp(max=1)
+        concentration = vmf.inverse_one_minus_mean_resultant_length(distance, self.rows.dim)
         concentrations = concentration.expand(len(directions))
         weights = torch.full_like(concentrations, 1 / len(directions))
         return Mixture(weights, directions, concentrations)
 
     def _directions(self, kind: str, varied: bool) -> Tensor:
         if kind == "random_from_data":
-            weights = self.rows.all_weights()
-            shares = None if weights is None else (weights / weights.sum()).cpu().numpy()
-            n = self.rows.n_rows
-            picks = self.random.choice(n, self.n_components, replace=False, p=shares)
-            directions, steps = self.rows.take(picks), int(varied)
+            directions = random_rows(self.rows, self.n_components, self.random)
+            steps = int(varied)
         else:
             directions = k_means_seeds(self.rows, self.n_components, self.random)
             steps = 0 if varied else _START_STEPS
         for _ in range(steps):
-            directions, _ = k_means_step(self.rows, directions)
+            directions = assign(self.rows, directions).directions()
         return directions
 
     def _of_random_responsibilities(self) -> Mixture:
