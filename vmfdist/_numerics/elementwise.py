@@ -32,10 +32,6 @@ class _Formula(Differentiable):
     ) -> None:
         super().__init__(formula.__name__)
         self._formula, self._partial_derivatives = formula, partial_derivatives
-        functools.update_wrapper(self, formula)
-
-    def __reduce__(self) -> str:
-        return self._formula.__qualname__  # a copy, or what is pickled, is the formula of that name
 
     def value(self, tensors: Sequence[Tensor], constant: Any) -> Tensor:
         if not go_in_blocks(tensors[0], 2 * _BLOCK):
@@ -59,8 +55,17 @@ def with_derivative(
 
     A partial derivative of None is 0, and ends the chain there.
     """
-    decorate: Any = functools.partial(_Formula, partial_derivatives)
-    return decorate  # to something with the signature of the formula
+
+    def decorate(formula: Callable[..., Tensor]) -> Any:  # with the signature of the formula
+        differentiable = _Formula(partial_derivatives, formula)
+
+        @functools.wraps(formula)
+        def call(*arguments: Any) -> Tensor:  # a function, which Dynamo traces in every release
+            return differentiable(*arguments)
+
+        return call
+
+    return decorate
 
 
 def refuse_derivative(message: str) -> Formula:
