@@ -247,7 +247,7 @@ def test_compiled_under_autocast() -> None:
 def test_exported_with_any_batch_size() -> None:
     model = trained(Model())
     sizes = ({0: torch.export.Dim("rows", min=2)},)
-    exported = torch.export.export(model, (normals(4, 7),), dynamic_shapes=sizes)
+    exported = torch.export.export(model, (normals(4, 7),), dynamic_shapes=sizes, strict=False)
     features = normals(9, 7)
     torch.testing.assert_close(exported.module()(features), model(features))
 

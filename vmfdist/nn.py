@@ -24,7 +24,7 @@ from vmfdist import _resultant
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.sphere import log_sphere_area
 from vmfdist._numerics.autograd import may_look_at
-from vmfdist._numerics.constants import in_no_mode, once
+from vmfdist._numerics.constants import cached_constant, in_no_mode, once
 from vmfdist._validation import (
     check_dim,
     check_integer,
@@ -59,9 +59,14 @@ def _checks_values() -> bool:
     return bool(Distribution._validate_args) and not torch.compiler.is_compiling()
 
 
+@cached_constant(maxsize=16)  # to Dynamo, which below torch 2.9 cannot ask
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
 def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if _has_autocast(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 

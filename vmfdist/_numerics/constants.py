@@ -45,17 +45,17 @@ def cached_constant(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        cached = once(maxsize)(function)
+        cached: Callable[..., T] = once(maxsize)(function)
 
         @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-        def boxed(*args: P.args, **kwargs: P.kwargs) -> tuple[T]:
-            return (cached(*args, **kwargs),)  # Dynamo of torch 2.6 stumbles over a mere number
+        def boxed(*args: Any) -> tuple[T]:
+            return (cached(*args),)  # Dynamo of torch 2.6 stumbles over a mere number
 
         @functools.wraps(function)
-        def constant(*args: P.args, **kwargs: P.kwargs) -> T:
-            return boxed(*args, **kwargs)[0]
+        def constant(*args: Any) -> T:
+            return boxed(*_static_sizes(args))[0]
 
-        return constant
+        return constant  # type: ignore[return-value]
 
     return decorate
 
@@ -85,11 +85,12 @@ def holds_numbers(x: Tensor) -> bool:
     return type(x) in (Tensor, torch.nn.Parameter)
 
 
-class _Traced:
+class _Traced(torch.nn.Module):
     """Holds the tensors that a graph of torch.compile takes, each as an attribute.
 
     A tensor that a constant function returns has the name of that function to Dynamo, which
-    refuses a graph with two of one name.
+    refuses a graph with two of one name. It is a module since the strict export of torch 2.6 takes
+    tensors of nothing else.
     """
 
 
@@ -125,8 +126,7 @@ def cached_tensor(maxsize: int) -> Callable[[Callable[..., Tensor]], _CachedTens
         @functools.wraps(build)
         def constant(*key: Any, like: Tensor) -> Tensor:
             if torch.compiler.is_dynamo_compiling():
-                numbers = (static(x) if isinstance(x, int) else x for x in key)
-                return getattr(_traced, name_in_graph(*numbers, like.device))
+                return getattr(_traced, name_in_graph(*_static_sizes(key), like.device))
             tensor = cached(key, like.device)
             if holds_numbers(like):
                 return tensor
@@ -143,6 +143,12 @@ def static(size: int) -> int:
     The graph then holds for this size only, as it must: it contains coefficients of the dimension.
     """
     return len(range(size))
+
+
+def _static_sizes(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not torch.compiler.is_dynamo_compiling():
+        return key
+    return tuple(static(x) if isinstance(x, int) else x for x in key)
 
 
 @once(maxsize=1024)
