@@ -10,26 +10,29 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from PIL import Image, ImageOps
 from sphinx.application import Sphinx
 
-__all__ = ["ORDER", "add_run", "place"]
+__all__ = ["TILES", "add_run", "draw_tiles", "place"]
 
 EXAMPLES = Path(__file__).parent / "examples"
-ORDER = (
-    "hyperspherical_vae.py",
-    "choosing_a_concentration.py",
-    "image_vae.py",
-    "document_vae.py",
-    "sentence_vae.py",
-    "vanishing_kl.py",
-    "code_probes.py",
-    "directional_data.py",
-    "clustering_digits.py",
-    "embeddings_and_classes.py",
-    "bayesian_mean_direction.py",
-    "spherical_random_walk.py",
-    "mixture_of_directions.py",
-)
+RECORDED = Path(__file__).parent / "recorded"
+TILES = {  # the scripts in their order, and which part of its figure stands for each
+    "hyperspherical_vae.py": (0.08, 0.11, 0.5, 0.53),
+    "choosing_a_concentration.py": (0.28, 0.05, 0.77, 0.44),
+    "image_vae.py": (0.043, 0.815, 0.247, 0.99),
+    "document_vae.py": (0.375, 0.0, 0.695, 1.0),
+    "sentence_vae.py": (0.5, 0.0, 1.0, 1.0),
+    "vanishing_kl.py": (0.0, 0.0, 0.51, 1.0),
+    "code_probes.py": (0.5, 0.0, 1.0, 1.0),
+    "directional_data.py": (0.55, 0.0, 1.0, 1.0),
+    "clustering_digits.py": (0.02, 0.04, 0.53, 0.75),
+    "embeddings_and_classes.py": (0.0, 0.0, 0.6, 1.0),
+    "bayesian_mean_direction.py": (0.05, 0.09, 0.45, 0.8),
+    "spherical_random_walk.py": (0.03, 0.09, 0.385, 0.9),
+    "mixture_of_directions.py": (0.02, 0.09, 0.43, 0.91),
+}  # left, top, right, bottom, as shares of its width and height
+TILE_SIZE = (400, 280)  # pixels
 NOTE = re.compile(r"^\.\. only:: html\n\n    \.\. note::\n.*?\n(?=\S)", re.M | re.S)
 FIRST_BLOCK = re.compile(r"^\.\. GENERATED FROM PYTHON SOURCE LINES .*\n\n+\.\. code-block::", re.M)
 FOOTER = re.compile(r"^\.\. _sphx_glr_download_.*", re.M | re.S)
@@ -37,7 +40,7 @@ FOOTER = re.compile(r"^\.\. _sphx_glr_download_.*", re.M | re.S)
 
 def place(script: str) -> int:
     """The place of a script in the gallery."""
-    return ORDER.index(script)
+    return list(TILES).index(script)
 
 
 def needed(script: str) -> list[str]:
@@ -48,6 +51,20 @@ def needed(script: str) -> list[str]:
         found = (f"{module}.py" for module in modules)
         files += [f for f in dict.fromkeys(found) if f not in files and (EXAMPLES / f).exists()]
     return files
+
+
+def draw_tiles(app: Sphinx) -> None:
+    """Put one panel of each recorded figure on its tile, where a whole sheet cannot be read."""
+    folder = Path(app.srcdir) / "gallery" / "images" / "thumb"
+    for script, (left, top, right, bottom) in TILES.items():
+        name = script.removesuffix(".py")
+        figure = Image.open(RECORDED / f"{name}.png").convert("RGB")
+        width, height = figure.size
+        panel = figure.crop(
+            (round(left * width), round(top * height), round(right * width), round(bottom * height))
+        )
+        tile = ImageOps.pad(panel, TILE_SIZE, color="white")
+        tile.save(folder / f"sphx_glr_{name}_thumb.png")
 
 
 def add_run(app: Sphinx, page: str, source: list[str]) -> None:

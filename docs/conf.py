@@ -10,7 +10,7 @@ import vmfdist
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from _gallery import add_run
+from _gallery import add_run, draw_tiles
 
 project = "vmfdist"
 author = "The vmfdist developers"
@@ -95,4 +95,5 @@ sphinx_gallery_conf = {
 
 def setup(app: Sphinx) -> None:
     """Add the recorded runs to the gallery."""
+    app.connect("builder-inited", draw_tiles, priority=900)  # after sphinx-gallery
     app.connect("source-read", add_run)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
-from _gallery import EXAMPLES, ORDER
+from _gallery import EXAMPLES, RECORDED, TILES
 from PIL import Image
 
-RECORDED = Path(__file__).parent / "recorded"
 COLOURS = 256  # of a picture: a quarter of the bytes
 
 
@@ -31,5 +29,5 @@ def record(name: str) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or [script.removesuffix(".py") for script in ORDER]:
+    for name in sys.argv[1:] or [script.removesuffix(".py") for script in TILES]:
         record(name)

@@ -71,7 +71,6 @@ from _sphere import BLUE, GREEN, GREY, INK, ORANGE, PALE, Globe, circle_around, 
 from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoSphereReparam, AutoVonMisesFisher
 
-# sphinx_gallery_thumbnail_path = "recorded/bayesian_mean_direction.png"
 PROGRAM = "bayesian_mean_direction.py"
 MADE = {"count": 26, "declination": 120.0, "inclination": 40.0, "concentration": 80.0}
 CHAINS, WARMUP = 4, 100
@@ -283,7 +282,7 @@ def draw_figure(path: Path, data: Tensor, answers: dict[str, Answer], draws: Dra
     right.set_xlabel("degrees", color=GREY)
     right.tick_params(labelsize=8, labelcolor=GREY)
     right.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
-    figure.tight_layout()
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.18, top=0.93, wspace=0.05)
     save_figure(figure, path)
 
 

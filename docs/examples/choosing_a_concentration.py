@@ -51,7 +51,6 @@ from _options import add_seed_and_output, ends_in_one_line, read_whole_number, s
 from _sphere import BLUE, GREEN, GREY, INK, ORANGE, Globe
 from vmfdist import HypersphericalUniform, VonMisesFisher
 
-# sphinx_gallery_thumbnail_path = "recorded/choosing_a_concentration.png"
 PROGRAM = "choosing_a_concentration.py"
 DIMS = (3, 10, 50, 200)
 INFORMATION = (0.1, 1.0, 5.0, 10.0, 20.0)  # nats

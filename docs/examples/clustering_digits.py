@@ -78,7 +78,6 @@ from _options import (
 from _sphere import BLUE, GREY, INK, ORANGE, PALE
 from vmfdist.mixture import VonMisesFisherMixture
 
-# sphinx_gallery_thumbnail_path = "recorded/clustering_digits.png"
 PROGRAM = "clustering_digits.py"
 DIM = 20  # principal components, hence the ambient dimension
 COUNTS = (5, 10, 15, 20, *range(30, 101, 10))  # numbers of components among which BIC chooses

@@ -65,7 +65,6 @@ from sentence_vae import (
     summary,
 )
 
-# sphinx_gallery_thumbnail_path = "recorded/code_probes.png"
 PROGRAM = "code_probes.py"
 WIDTHS_MADE, WIDTHS = Widths(32, 96, 16), Widths(64, 128, 32)
 FIXED = 40.0  # the concentration that the probes look at

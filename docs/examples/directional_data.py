@@ -58,7 +58,6 @@ from _sphere import BLUE, GREY, INK, ORANGE, PALE
 from vmfdist import VonMisesFisher
 from vmfdist.estimation import TestResult, confidence_cone, rayleigh_test, standard_errors
 
-# sphinx_gallery_thumbnail_path = "recorded/directional_data.png"
 PROGRAM = "directional_data.py"
 LEVEL = 0.95
 REPLICATES = 1999  # of the bootstrap

@@ -101,7 +101,6 @@ from _training import Epoch, Place, Recipe, digest, place, train
 from _vae import VAE, make_code, read_law, score
 from vmfdist import HypersphericalUniform
 
-# sphinx_gallery_thumbnail_path = "recorded/document_vae.png"
 PROGRAM = "document_vae.py"
 HIDDEN = 400
 DROPOUT = 0.5  # of both hidden layers, in training

@@ -73,7 +73,6 @@ from _record import add_record
 from _sphere import BLUE, GREY, INK, ORANGE, PALE
 from vmfdist.nn import ClassStatistics, SphericalClassifier
 
-# sphinx_gallery_thumbnail_path = "recorded/embeddings_and_classes.png"
 PROGRAM = "embeddings_and_classes.py"
 CLASSES, LEFT_OUT = 10, 2
 RUNS = CLASSES // LEFT_OUT

@@ -73,7 +73,6 @@ from _options import (
 )
 from vmfdist import HypersphericalUniform, VonMisesFisher
 
-# sphinx_gallery_thumbnail_path = "recorded/hyperspherical_vae.png"
 PROGRAM = "hyperspherical_vae.py"
 BATCH_SIZE = 128
 LEARNING_RATE = 3e-3

@@ -94,7 +94,6 @@ from _record import add_record
 from _training import Epoch, Place, Recipe, digest, place, train, warm_up
 from _vae import VAE, ImportanceWeightedELBO, Terms, make_code, parts, read_product, score
 
-# sphinx_gallery_thumbnail_path = "recorded/image_vae.png"
 PROGRAM = "image_vae.py"
 BATCH_SIZE = 128
 LEARNING_RATE = 3e-3

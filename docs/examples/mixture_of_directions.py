@@ -70,7 +70,6 @@ from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoVonMisesFisher
 from vmfdist.mixture import VonMisesFisherMixture
 
-# sphinx_gallery_thumbnail_path = "recorded/mixture_of_directions.png"
 PROGRAM = "mixture_of_directions.py"
 TRUE_WEIGHTS = (0.35, 0.25, 0.2, 0.12, 0.08)
 TRUE_CONCENTRATIONS = (20.0, 60.0, 40.0, 100.0, 200.0)

@@ -102,7 +102,6 @@ from _training import (
 )
 from _vae import VAE, SphericalCode, Terms, make_code, read_law, score
 
-# sphinx_gallery_thumbnail_path = "recorded/sentence_vae.png"
 PROGRAM = "sentence_vae.py"
 DECODERS = ("standard", "inputless", "bow", "inputless-bow")
 BATCH_SIZE = 50

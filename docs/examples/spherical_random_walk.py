@@ -69,7 +69,6 @@ from _sphere import BLUE, GREEN, GREY, INK, ORANGE, PALE, Globe, run_nuts
 from vmfdist import HypersphericalUniform, VonMisesFisher
 from vmfdist.infer import AutoSphereReparam, AutoVonMisesFisher
 
-# sphinx_gallery_thumbnail_path = "recorded/spherical_random_walk.png"
 PROGRAM = "spherical_random_walk.py"
 CHAINS, WARMUP = 4, 300
 SVI_STEPS, PARTICLES = 800, 16

@@ -74,7 +74,6 @@ from _sentences import Corpus, Sentences, made_corpus, read_corpus
 from _training import Epoch, Place, train
 from sentence_vae import BATCH_SIZE, SentenceVAE, Widths, draw_figure, recipe
 
-# sphinx_gallery_thumbnail_path = "recorded/vanishing_kl.png"
 PROGRAM = "vanishing_kl.py"
 WIDTHS_MADE, WIDTHS = Widths(32, 96, 16), Widths(100, 128, 32)
 DRAWS = 5  # of the code of each held-out sentence
