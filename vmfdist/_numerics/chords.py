@@ -73,7 +73,8 @@ def squared_chord(x: Tensor, y: Tensor, k: Tensor | None = None) -> Tensor:
     crossing = _crossing(x, y)
     if crossing is None:
         return (x - y).square().sum(-1)
-    return crossing.of_pairs(squares=True, slices=_slices_needed(crossing, k))
+    slices = _slices_needed(torch.promote_types(x.dtype, y.dtype), x.device, k)
+    return crossing.of_pairs(squares=True, slices=slices)
 
 
 def are_crossed(x: Tensor, y: Tensor) -> bool:
@@ -84,6 +85,22 @@ def are_crossed(x: Tensor, y: Tensor) -> bool:
 def widened(x: Tensor) -> Tensor:
     """x in the dtype of the products."""
     return x.to(_wide(x.device))
+
+
+class SquaredChords:
+    """|x - y|^2 for vectors y and blocks of x, one after the other: values for sums over pairs.
+
+    What is made of y is made once. The result has the dtype of the products.
+    """
+
+    def __init__(self, y: Tensor, k: Tensor | None = None) -> None:
+        """For y of shape (batch, columns, dim), and k as above."""
+        self._slices = _slices_needed(y.dtype, y.device, k)
+        self._factors = _factors(widened(y), self._slices)
+
+    def of(self, x: Tensor) -> Tensor:
+        """To x of shape (batch, rows, dim), of shape (batch, rows, columns)."""
+        return _chords(_factors(widened(x), self._slices), self._factors)
 
 
 def inner_product(x: Tensor, y: Tensor) -> Tensor:
@@ -173,9 +190,8 @@ def _wide(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _slices_needed(crossing: _Crossing, k: Tensor | None) -> int:
-    errors = _ERRORS[_wide(crossing.x.device)]
-    dtype = torch.promote_types(crossing.x.dtype, crossing.y.dtype)
+def _slices_needed(dtype: torch.dtype, device: torch.device, k: Tensor | None) -> int:
+    errors = _ERRORS[_wide(device)]
     if k is None or not may_look_at(k) or not k.numel():
         return 1 if dtype == torch.float32 and len(errors) > 2 else 2
     allowed = 16 * torch.finfo(dtype).eps
