@@ -21,9 +21,16 @@ class Group:
 
     def __init__(self, processes: distributed.ProcessGroup | None = None) -> None:
         self._processes = processes
-        alone = processes is None
-        self.rank: int = 0 if alone else distributed.get_rank(processes)
-        self.size: int = 1 if alone else distributed.get_world_size(processes)
+        self.rank, self.size = 0, 1
+        if processes is None:
+            return
+        if not (distributed.is_available() and isinstance(processes, distributed.ProcessGroup)):
+            raise TypeError(
+                "group must be a process group of torch.distributed that this process is in, as "
+                f"torch.distributed.group.WORLD is, got {type(processes).__name__}"
+            )
+        self.rank = distributed.get_rank(processes)
+        self.size = distributed.get_world_size(processes)
 
     def add_up(self, *parts: Tensor) -> None:
         """Replaces tensors of one dtype by their sums over the processes, in one message."""

@@ -13,13 +13,19 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from vmfdist._validation import require, require_dense, require_dtype, require_float
-from vmfdist.mixture._group import ALONE
+from vmfdist.mixture._group import Group
 from vmfdist.mixture._rows import LONGEST, NO_WEIGHT, SHORTEST, Rows
 from vmfdist.mixture._sparse import SparseRows
 
 
 def read_rows(
-    estimator: Any, X: Any, sample_weight: Any = None, *, least: int = 1, fitting: bool = False
+    estimator: Any,
+    X: Any,
+    sample_weight: Any = None,
+    *,
+    least: int = 1,
+    fitting: bool = False,
+    group: Any = None,
 ) -> Rows:
     """The rows of X with their weights.
 
@@ -27,10 +33,21 @@ def read_rows(
         estimator: the one that is asked, which keeps their number of columns in a fit.
         X: what the user has given, and ``sample_weight`` too.
         sample_weight: of shape (rows,), or None.
-        least: how many rows are needed.
+        least: how many rows are needed in a fit.
         fitting: whether the estimator is fitted to them.
+        group: the process group in which they are a share; a share may be empty.
     """
-    least_shape = {"ensure_min_samples": least, "ensure_min_features": 2} if fitting else {}
+    processes = Group(group)
+    least = 0 if group is not None else least if fitting else 1
+    rows = processes.each(lambda: _own_rows(estimator, X, sample_weight, least, fitting))
+    rows.group = processes
+    if fitting:
+        rows.join(processes)
+    return rows
+
+
+def _own_rows(estimator: Any, X: Any, sample_weight: Any, least: int, fitting: bool) -> Rows:
+    least_shape = {"ensure_min_samples": least, "ensure_min_features": 2 if fitting else 1}
     if isinstance(X, Tensor):
         is_sparse = not X.is_nested and X.layout == torch.sparse_csr
         if is_sparse:
@@ -66,11 +83,9 @@ def read_rows(
         require(
             "sample_weight must be nonnegative and finite", weights, lambda w: 0 <= w < math.inf
         )
-        if not weights.any():
+        if least and not weights.any():
             raise ValueError(NO_WEIGHT)
         rows.weights = weights
-    if fitting:
-        rows.join(ALONE)
     return rows
 
 

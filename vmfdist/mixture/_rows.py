@@ -104,13 +104,14 @@ class Rows:
         """Makes these rows the share of this process."""
         self.group = group
         self._counted = len(self) if self.weights is None else int(self.weights.count_nonzero())
-        shares = group.gather_objects((len(self), self._counted, self.dim, str(self.dtype)))
+        shares = group.gather_objects((len(self), self._counted, self.dim, self.dtype))
         numbers, counts, *kinds = zip(*shares, strict=True)
-        if any(len(set(kind)) > 1 for kind in kinds):
-            raise ValueError(
-                "X must have one number of features and one dtype in all processes of the group, "
-                f"got {kinds[0]} and {kinds[1]}"
-            )
+        for what, kind in zip(("number of features", "dtype"), kinds, strict=True):
+            if len(set(kind)) > 1:
+                raise ValueError(
+                    f"X must have one {what} in all processes of the group, got "
+                    + ", ".join(map(str, kind))
+                )
         self.n_rows, self.n_counted = sum(numbers), sum(counts)
         self.first = sum(counts[: group.rank])
 

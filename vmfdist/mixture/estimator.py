@@ -181,7 +181,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         self.verbose = verbose
         self.verbose_interval = verbose_interval
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, group: Any = None) -> Self:
         """Estimates the mixture by EM, from ``n_init`` starts.
 
         A fit that fails or is interrupted changes nothing.
@@ -194,6 +194,9 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             y: ignored, there by convention.
             sample_weight: how often each row counts, of shape (n_samples,); fractions count as
                 well, and rows of weight 0 not at all.
+            group: a process group of torch.distributed, as ``torch.distributed.group.WORLD`` is.
+                Each of its processes gives its share of the rows, and all of them get the fit of
+                all rows. Without it, each process fits its rows alone.
 
         Returns:
             The estimator itself.
@@ -210,7 +213,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         # What is found belongs to a copy until all of it is there: a fit that fails or is
         # interrupted leaves what the one before has found.
         fitted = copy(self)
-        rows = read_rows(fitted, X, sample_weight, least=2, fitting=True)
+        rows = read_rows(fitted, X, sample_weight, least=2, fitting=True, group=group)
         check_enough(rows, self.n_components, "n_components", 2)
         starts = enumerate(self._starts(rows))
         best = max((self._run(rows, *start) for start in starts), key=lambda run: run.merit)
@@ -222,7 +225,9 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         self._warn(best)
         return self
 
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def partial_fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, group: Any = None
+    ) -> Self:
         """Takes one step of stepwise EM with some rows of a stream (Cappe and Moulines 2009).
 
         What the M step needs, sums over rows, is an average over all rows so far in which later
@@ -238,6 +243,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             X: the directions, of shape (n_samples, d).
             y: ignored, there by convention.
             sample_weight: how often each row counts, of shape (n_samples,).
+            group: as of :meth:`fit`.
 
         Returns:
             The estimator itself.
@@ -249,7 +255,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         self._check_arguments()
         fitted = copy(self)
         going_on = hasattr(self, "weights_")
-        rows = read_rows(fitted, X, sample_weight, least=2, fitting=not going_on)
+        rows = read_rows(fitted, X, sample_weight, least=2, fitting=not going_on, group=group)
         concentrations = self._concentrations(rows)
         if going_on:
             mixture = self._last(rows)
@@ -270,9 +276,11 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         self.__dict__ = fitted.__dict__
         return self
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+    def fit_predict(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, group: Any = None
+    ) -> Any:
         """Fits, and returns ``predict(X)``."""
-        return self.fit(X, sample_weight=sample_weight).predict(X)
+        return self.fit(X, sample_weight=sample_weight, group=group).predict(X)
 
     def predict(self, X: Any) -> Any:
         """The most probable component of each row, integers of shape (n_samples,)."""
@@ -289,22 +297,31 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         """The log density at each row, of shape (n_samples,)."""
         return self._row_by_row(X, lambda joint: joint.logsumexp(1))
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """The mean log density of the rows; ``y`` is ignored."""
-        return self._expect(X, sample_weight).log_likelihood
+    def score(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, group: Any = None
+    ) -> float:
+        """The mean log density of the rows; ``y`` is ignored.
 
-    def aic(self, X: Any, sample_weight: Any = None) -> float:
-        """Akaike's information criterion of the rows, the lower the better."""
-        expectation = self._expect(X, sample_weight)
+        With ``group``, as of :meth:`fit`, that of the rows of all processes.
+        """
+        return self._expect(X, sample_weight, group).log_likelihood
+
+    def aic(self, X: Any, sample_weight: Any = None, *, group: Any = None) -> float:
+        """Akaike's information criterion of the rows, the lower the better.
+
+        With ``group``, as of :meth:`fit`, that of the rows of all processes.
+        """
+        expectation = self._expect(X, sample_weight, group)
         return 2 * self._n_parameters() - 2 * expectation.n_rows * expectation.log_likelihood
 
-    def bic(self, X: Any, sample_weight: Any = None) -> float:
+    def bic(self, X: Any, sample_weight: Any = None, *, group: Any = None) -> float:
         """The Bayesian information criterion (Schwarz 1978) of the rows, the lower the better.
 
         A mean direction counts d - 1 parameters, each concentration that is estimated one, and the
-        weights one less than their number. The number of rows is the sum of their weights.
+        weights one less than their number. The number of rows is the sum of their weights. With
+        ``group``, as of :meth:`fit`, the criterion is that of the rows of all processes.
         """
-        expectation = self._expect(X, sample_weight)
+        expectation = self._expect(X, sample_weight, group)
         n = expectation.n_rows
         return math.log(n) * self._n_parameters() - 2 * n * expectation.log_likelihood
 
@@ -453,9 +470,9 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         self.weights_, self.mean_directions_, self.concentrations_ = map(rows.like_given, mixture)
         self._seen = expectation.n_rows, expectation[2:]  # for partial_fit
 
-    def _expect(self, X: Any, sample_weight: Any) -> Expectation:
+    def _expect(self, X: Any, sample_weight: Any, group: Any) -> Expectation:
         check_is_fitted(self)
-        rows = read_rows(self, X, sample_weight)
+        rows = read_rows(self, X, sample_weight, group=group)
         return expect(rows, self._parameters(rows.device))
 
     # EM
@@ -478,7 +495,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
     def _run(self, rows: Rows, number: int, mixture: Mixture) -> _Run:
         """EM from one start; the progress is printed in the words of scikit-learn's mixtures."""
         began = last = time.perf_counter()
-        self._print(f"Initialization {number}")
+        self._print(rows, f"Initialization {number}")
         concentrations = self._concentrations(rows)
         expectation = expect(rows, mixture)
         found = merit(rows, expectation, mixture, concentrations)
@@ -493,10 +510,11 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             if n_iter % self.verbose_interval == 0:
                 now = time.perf_counter()
                 detail = f"\t time lapse {now - last:.5f}s\t ll change {gain:.5f}"
-                self._print(f"  Iteration {n_iter}", detail)
+                self._print(rows, f"  Iteration {n_iter}", detail)
                 last = now
         lapse = time.perf_counter() - began
         self._print(
+            rows,
             f"Initialization {'converged' if converged else 'did not converge'}.",
             f" time lapse {lapse:.5f}s\t lower bound {found[1]:.5f}.",
         )
@@ -509,8 +527,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
             concentrations.collapsed(mixture.concentrations),
         )
 
-    def _print(self, text: str, detail: str = "") -> None:
-        if self.verbose:
+    def _print(self, rows: Rows, text: str, detail: str = "") -> None:
+        if self.verbose and rows.group.rank == 0:
             print(text + (detail if self.verbose > 1 else ""))  # noqa: T201 -- asked for
 
     def _warn(self, run: _Run) -> None:

@@ -126,7 +126,7 @@ class SphericalKMeans(
         self.normalize = normalize
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, group: Any = None) -> Self:
         """Finds the clusters, from ``n_init`` starts.
 
         A fit that fails or is interrupted changes nothing.
@@ -137,6 +137,10 @@ class SphericalKMeans(
             y: ignored, there by convention.
             sample_weight: how often each row counts, of shape (n_samples,); fractions count as
                 well, and rows of weight 0 not at all.
+            group: a process group of torch.distributed, as ``torch.distributed.group.WORLD`` is.
+                Each of its processes gives its share of the rows, and all of them get the clusters
+                of all rows; ``labels_`` are those of the share. Without it, each process fits its
+                rows alone.
 
         Returns:
             The estimator itself.
@@ -151,7 +155,7 @@ class SphericalKMeans(
         """
         self._check_arguments()
         fitted = copy(self)
-        rows = read_rows(fitted, X, sample_weight, fitting=True)
+        rows = read_rows(fitted, X, sample_weight, fitting=True, group=group)
         check_enough(rows, self.n_clusters, "n_clusters")
         runs = (lloyd(rows, start, self.max_iter, self.tol) for start in self._starts(rows))
         best, fitted.n_iter_ = min(runs, key=lambda run: run[0].inertia)
@@ -169,9 +173,11 @@ class SphericalKMeans(
             )
         return self
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+    def fit_predict(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, group: Any = None
+    ) -> Any:
         """Fits, and returns ``labels_``."""
-        return self.fit(X, sample_weight=sample_weight).labels_
+        return self.fit(X, sample_weight=sample_weight, group=group).labels_
 
     def predict(self, X: Any) -> Any:
         """The nearest centre of each row, integers of shape (n_samples,)."""
@@ -186,9 +192,14 @@ class SphericalKMeans(
         )
         return rows.like_given(distances)
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Minus the inertia of the rows; ``y`` is ignored."""
-        return -assign(*self._rows_and_centers(X, sample_weight)).inertia.item()
+    def score(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, group: Any = None
+    ) -> float:
+        """Minus the inertia of the rows; ``y`` is ignored.
+
+        With ``group``, as of :meth:`fit`, that of the rows of all processes.
+        """
+        return -assign(*self._rows_and_centers(X, sample_weight, group)).inertia.item()
 
     @property
     def _n_features_out(self) -> int:
@@ -224,9 +235,11 @@ class SphericalKMeans(
         for _ in range(self.n_init):
             yield make(sample, self.n_clusters, random)
 
-    def _rows_and_centers(self, X: Any, sample_weight: Any = None) -> tuple[Rows, Tensor]:
+    def _rows_and_centers(
+        self, X: Any, sample_weight: Any = None, group: Any = None
+    ) -> tuple[Rows, Tensor]:
         check_is_fitted(self)
-        rows = read_rows(self, X, sample_weight)
+        rows = read_rows(self, X, sample_weight, group=group)
         centers = self.cluster_centers_
         if not isinstance(centers, Tensor):
             centers = torch.from_numpy(np.array(centers))
