@@ -22,7 +22,7 @@ from cases import directions
 from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
 from vmfdist.nn import ClassStatistics, SphericalClassifier, SphericalHead
 
-LAWS = (VonMisesFisher, PowerSpherical)
+LAWS = (VonMisesFisher, PowerSpherical, SphericalCauchy)
 
 
 def normals(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -64,6 +64,9 @@ def test_start_and_floor_are_those_of_mpmath() -> None:
     head = SphericalHead(3, 20, PowerSpherical)  # of mean cosine k / (d - 1 + k)
     assert head._start == pytest.approx(19 * 0.6 / 0.4, rel=1e-10)
     assert head._floor == pytest.approx(19 * 0.01 / 0.99, rel=1e-10)
+    head = SphericalHead(3, 2, SphericalCauchy)  # the wrapped Cauchy law, of mean cosine rho
+    assert head._start == pytest.approx(2 * math.atanh(0.6), rel=1e-10)
+    assert head._floor == pytest.approx(2 * math.atanh(0.01), rel=1e-10)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -72,7 +75,9 @@ def test_a_head_is_the_recipe_by_hand(law: type[VonMisesFisher], dtype: torch.dt
     features = normals(2, 3, 7, dtype=dtype)
     vector, raw = head.linear(features).split([5, 1], -1)
     slope = (head._start - head._floor) / math.log(2)
-    by_hand = law(normalize(vector, dim=-1), head._floor + slope * softplus(raw.squeeze(-1)))
+    strength = head._floor + slope * softplus(raw.squeeze(-1))
+    make = SphericalCauchy.from_distance if law is SphericalCauchy else law
+    by_hand = make(normalize(vector, dim=-1), strength)
     found = head(features)
     assert found.loc.dtype == dtype
     torch.testing.assert_close(found.loc, by_hand.loc)
@@ -91,26 +96,44 @@ def test_a_fixed_concentration_is_a_number() -> None:
     assert head.linear.out_features == 5
     assert torch.equal(law.concentration, torch.full((3,), 12.0))
     assert "concentration=12" in repr(head)
+    law = SphericalHead(7, 5, SphericalCauchy, concentration=0.75)(normals(3, 7))
+    assert torch.equal(law.concentration, torch.full((3,), 0.75))
     assert "concentration=learned" in repr(SphericalHead(7, 5))
 
 
+def test_a_spherical_cauchy_head_does_not_end_at_the_point_mass() -> None:
+    # Where the concentration itself is rounded to 1.
+    head = SphericalHead(7, 5, SphericalCauchy)
+    with torch.no_grad():
+        head.linear.bias[-1] = 60.0
+    law = head(normals(4, 7))
+    assert law.concentration.eq(1).all()
+    kl = kl_divergence(law, HypersphericalUniform(5))
+    assert kl.isfinite().all()
+    (gradient,) = torch.autograd.grad(kl.sum(), head.linear.bias)
+    assert gradient[-1] > 1
+
+
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
-def test_under_autocast_a_head_computes_in_float32(kind: torch.dtype) -> None:
-    head = trained(SphericalHead(64, 5))
+def test_under_autocast_a_head_computes_in_float32(
+    kind: torch.dtype, law: type[VonMisesFisher]
+) -> None:
+    head = trained(SphericalHead(64, 5, law))
     features = normals(8, 64).to(kind)
     full = head(features.float())
     with torch.autocast("cpu", dtype=kind):
-        law = head(features)
-        loss = law.entropy().sum() + law.rsample().sum()
-    assert torch.equal(law.loc, full.loc)
-    assert torch.equal(law.concentration, full.concentration)
+        found = head(features)
+        loss = found.entropy().sum() + found.rsample().sum()
+    assert torch.equal(found.loc, full.loc)
+    assert torch.equal(found.concentration, full.concentration)
     loss.backward()
     assert head.linear.weight.grad.isfinite().all()
     assert head.linear.weight.grad.dtype == torch.float32
     # and so does one whose weights are rounded themselves
-    law = head.to(kind)(features)
-    assert law.loc.dtype == torch.float32
-    assert (law.loc.norm(dim=-1) - 1).abs().max() < 1e-6
+    found = head.to(kind)(features)
+    assert found.loc.dtype == torch.float32
+    assert (found.loc.norm(dim=-1) - 1).abs().max() < 1e-6
 
 
 SIZES = (0.0, 1e-45, 1e-30, 1e-21, 1e-18, 1e-10, 1.0, 1e15, 1e30, 3e38)
@@ -178,10 +201,16 @@ def test_the_law_of_a_head_checks_values_as_laws_do() -> None:
     [
         ((0, 3), ValueError, "in_features must be an integer of at least 1, got 0"),
         ((4, 1), ValueError, "dim must be an integer of at least 2"),
-        ((4, 3, SphericalCauchy), TypeError, "law must be VonMisesFisher or PowerSpherical"),
-        ((4, 3, "vmf"), TypeError, "law must be VonMisesFisher or PowerSpherical"),
+        (
+            (4, 3, HypersphericalUniform),
+            TypeError,
+            "law must be VonMisesFisher, PowerSpherical or SphericalCauchy, the class, got",
+        ),
+        ((4, 3, "vmf"), TypeError, "law must be VonMisesFisher, PowerSpherical or Spher.* 'vmf'"),
         ((4, 3, VonMisesFisher, -1.0), ValueError, "nonnegative and finite, got -1.0"),
         ((4, 3, VonMisesFisher, math.nan), ValueError, "nonnegative and finite, got nan"),
+        ((4, 3, SphericalCauchy, 1.0), ValueError, "nonnegative and below 1, got 1.0"),
+        ((4, 3, SphericalCauchy, -0.1), ValueError, "nonnegative and below 1, got -0.1"),
         ((4, 3, VonMisesFisher, torch.ones(3)), TypeError, "or None to learn it, got Tensor"),
     ],
 )
@@ -222,7 +251,9 @@ class Model(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "law", [VonMisesFisher, pytest.param(PowerSpherical, marks=pytest.mark.slow)]
+    "law",
+    [VonMisesFisher]
+    + [pytest.param(law, marks=pytest.mark.slow) for law in (PowerSpherical, SphericalCauchy)],
 )
 def test_compiled_without_a_break(law: type[VonMisesFisher]) -> None:
     model = trained(Model(law))

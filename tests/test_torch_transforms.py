@@ -308,14 +308,17 @@ def test_compile_by_inductor(kind: _Law, dim: int) -> None:
 
 # Autocast
 
+of_each_half = pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 
+
+@of_each_half
 @of_each_law
-def test_autocast_leaves_the_law_in_float32(kind: _Law) -> None:
+def test_autocast_leaves_the_law_in_float32(kind: _Law, half: torch.dtype) -> None:
     raw = directions(6, 40, dtype=torch.float32).requires_grad_()
     weight = torch.eye(40, requires_grad=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=half):
         hidden = raw @ weight
-        assert hidden.dtype == torch.bfloat16
+        assert hidden.dtype == half
         loc = normalize(hidden.float(), dim=-1)
         assert loc.dtype == torch.float32
         q = kind(loc, torch.full((6,), 30.0))
@@ -332,8 +335,9 @@ def test_autocast_leaves_the_law_in_float32(kind: _Law) -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3, 40])
+@of_each_half
 @of_each_law
-def test_autocast_changes_no_digit(kind: _Law, dim: int) -> None:
+def test_autocast_changes_no_digit(kind: _Law, dim: int, half: torch.dtype) -> None:
     loc = directions(4, dim, dtype=torch.float32)
 
     def values() -> list[Tensor]:
@@ -348,19 +352,20 @@ def test_autocast_changes_no_digit(kind: _Law, dim: int) -> None:
         return [z.detach(), *(x.detach() for x in total), *grads]
 
     plain = values()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=half):
         cast = values()
     for found, expected in zip(cast, plain, strict=True):
         assert torch.equal(found, expected)
 
 
+@of_each_half
 @of_each_law
-def test_backward_under_autocast(kind: _Law) -> None:
+def test_backward_under_autocast(kind: _Law, half: torch.dtype) -> None:
     loc = directions(4, 20, dtype=torch.float32).requires_grad_()
     k = torch.full((4,), 9.0, requires_grad=True)
     z = kind(loc, k).rsample()
     plain = torch.autograd.grad(z[..., 0].sum(), (loc, k), retain_graph=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=half):
         cast = torch.autograd.grad(z[..., 0].sum(), (loc, k))
     for found, expected in zip(cast, plain, strict=True):
         assert torch.equal(found, expected)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, distributed, nn
@@ -34,6 +34,7 @@ from vmfdist._validation import (
     set_validation,
 )
 from vmfdist.power_spherical import PowerSpherical
+from vmfdist.spherical_cauchy import SphericalCauchy
 from vmfdist.von_mises_fisher import VonMisesFisher
 
 __all__ = ["ClassStatistics", "SphericalClassifier", "SphericalHead"]
@@ -45,14 +46,24 @@ _START, _FLOOR = 0.6, 0.01
 _LEAST_CONCENTRATION = 1e-6
 
 
+Law: TypeAlias = VonMisesFisher | PowerSpherical | SphericalCauchy
+
+
 @once(maxsize=1024)
 @in_no_mode
-def _concentration_at(
-    mean_cosine: float, law: type[VonMisesFisher] | type[PowerSpherical], dim: int
-) -> float:
-    """The concentration at which a law has this mean cosine."""
-    mean = mean_cosine * torch.eye(1, dim, dtype=torch.float64)[0]
-    return law.from_mean(mean, validate_args=False).concentration.item()
+def _strength_at(mean_cosine: float, law: type[Law], dim: int) -> float:
+    """The strength at which a law has this mean cosine, which rises with it: by bisection."""
+
+    def is_beyond(k: float) -> bool:
+        family = law._cosine._family
+        return family.mean_cosine(torch.tensor(k, dtype=torch.float64), dim).item() > mean_cosine
+
+    low, high = 0.0, 1.0
+    while not is_beyond(high):
+        low, high = high, 2 * high
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (low, middle) if is_beyond(middle) else (middle, high)
+    return high
 
 
 def _checks_values() -> bool:
@@ -88,13 +99,17 @@ def _check_size(name: str, x: Any, size: int) -> None:
 
 
 def _check_law(law: Any) -> None:
-    if not isinstance(law, type) or not issubclass(law, VonMisesFisher | PowerSpherical):
-        raise TypeError(f"law must be VonMisesFisher or PowerSpherical, the class, got {law!r}")
+    if not isinstance(law, type) or not issubclass(law, Law):
+        raise TypeError(
+            f"law must be VonMisesFisher, PowerSpherical or SphericalCauchy, the class, got {law!r}"
+        )
 
 
-def _check_concentration(concentration: Any) -> float:
-    if not 0 <= concentration < math.inf:
-        raise ValueError(f"concentration must be nonnegative and finite, got {concentration}")
+def _check_concentration(concentration: Any, law: type[Law] = VonMisesFisher) -> float:
+    end = law._cosine._family.point_mass
+    if not 0 <= concentration < end:
+        most = "finite" if end == math.inf else f"below {end:g}"
+        raise ValueError(f"concentration must be nonnegative and {most}, got {concentration}")
     return float(concentration)
 
 
@@ -136,8 +151,11 @@ class SphericalHead(nn.Module):
         \kappa = \kappa_0 + \frac{\kappa_1 - \kappa_0}{\log 2} \log(1 + e^r),
 
     where the concentrations :math:`\kappa_0` and :math:`\kappa_1` are those at which the law has
-    the mean cosine 0.01 and 0.6. The weights for r are 0 at first, so that every law starts at the
-    mean cosine 0.6, in any dimension; it never falls below 0.01, and ``loc`` always has a gradient.
+    the mean cosine 0.01 and 0.6. (Of a spherical Cauchy law, whose concentration has no digits next
+    to its end 1, :math:`\kappa` is the distance that
+    :meth:`~vmfdist.SphericalCauchy.from_distance` takes.) The weights for r are 0 at first, so that
+    every law starts at the mean cosine 0.6, in any dimension; it never falls below 0.01, and
+    ``loc`` always has a gradient.
     A fixed concentration is used as it is.
 
     Shapes:
@@ -146,16 +164,17 @@ class SphericalHead(nn.Module):
     Args:
         in_features: the number of features.
         dim: the dimension of the ambient space, at least 2 (3 for the ordinary sphere).
-        law: :class:`~vmfdist.VonMisesFisher` or :class:`~vmfdist.PowerSpherical`.
+        law: :class:`~vmfdist.VonMisesFisher`, :class:`~vmfdist.PowerSpherical` or
+            :class:`~vmfdist.SphericalCauchy`.
         concentration: None to learn it, or a number for all laws.
         device: of the linear layer.
         dtype: of the linear layer. Whatever it is, laws are computed in float32 at least.
 
     Raises:
         TypeError: if an argument is of another kind.
-        ValueError: if ``in_features`` is below 1, ``dim`` below 2, or ``concentration`` negative or
-            not finite. The call raises it where features have not ``in_features`` entries, or the
-            output of the linear layer is not finite.
+        ValueError: if ``in_features`` is below 1, ``dim`` below 2, or ``concentration`` negative,
+            not finite, or for a spherical Cauchy law not below 1. The call raises it where features
+            have not ``in_features`` entries, or the output of the linear layer is not finite.
 
     Example:
         >>> import torch
@@ -172,7 +191,7 @@ class SphericalHead(nn.Module):
         self,
         in_features: int,
         dim: int,
-        law: type[VonMisesFisher] | type[PowerSpherical] = VonMisesFisher,
+        law: type[Law] = VonMisesFisher,
         concentration: float | None = None,
         *,
         device: torch.device | str | None = None,
@@ -182,14 +201,14 @@ class SphericalHead(nn.Module):
         _check_law(law)
         if concentration is not None:
             require_number("concentration", concentration, "a Python number, or None to learn it")
-            concentration = _check_concentration(concentration)
+            concentration = _check_concentration(concentration, law)
         self.in_features = check_integer("in_features", in_features, 1)
         self.dim = check_dim(dim)
         self.law = law
         self.concentration = concentration
         if concentration is None:
             self._floor, self._start = (
-                _concentration_at(cosine, law, self.dim) for cosine in (_FLOOR, _START)
+                _strength_at(cosine, law, self.dim) for cosine in (_FLOOR, _START)
             )
         outputs = self.dim + (concentration is None)
         self.linear = nn.Linear(self.in_features, outputs, device=device, dtype=dtype)
@@ -202,7 +221,7 @@ class SphericalHead(nn.Module):
             self.linear.weight[self.dim :] = 0.0
             self.linear.bias[self.dim :] = 0.0
 
-    def forward(self, features: Tensor) -> VonMisesFisher | PowerSpherical:
+    def forward(self, features: Tensor) -> Law:
         """The law of each row of features."""
         _check_size("features", features, self.in_features)
         weight, bias = self.linear.weight, self.linear.bias
@@ -217,15 +236,15 @@ class SphericalHead(nn.Module):
                 output,
                 math.isfinite,
             )
-        concentration: Tensor | float
+        # The parameters are right by now.
+        law: Law
         if self.concentration is None:
             output, raw = output.split([self.dim, 1], -1)
             slope = (self._start - self._floor) / math.log(2)
-            concentration = self._floor + slope * softplus(raw.squeeze(-1))
+            strength = self._floor + slope * softplus(raw.squeeze(-1))
+            law = self.law._of_strength(_direction(output), strength, validate_args=False)
         else:
-            concentration = self.concentration
-        # The parameters are right by now.
-        law = self.law(_direction(output), concentration, validate_args=False)
+            law = self.law(_direction(output), self.concentration, validate_args=False)
         if checks:
             set_validation(law, None)
         return law

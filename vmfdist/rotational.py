@@ -120,6 +120,13 @@ class RotationallySymmetric(TorchDistribution):
         super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
         set_validation(self, validate_args)
 
+    @classmethod
+    def _of_strength(
+        cls, loc: Tensor, strength: Tensor | float, /, validate_args: bool | None = None
+    ) -> Self:
+        """The law by the strength of its family, where this is not the concentration."""
+        return cls(loc, strength, validate_args)
+
     def _checked(
         self, loc: Tensor, concentration: Tensor | float, validate: bool
     ) -> tuple[Tensor, Tensor]:

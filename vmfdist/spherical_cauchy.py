@@ -114,6 +114,8 @@ class SphericalCauchy(RotationallySymmetric):
         law._made_of = k
         return law
 
+    _of_strength = from_distance
+
     @property
     def _strength(self) -> Tensor:
         return super()._strength if self._made_of is None else self._made_of
