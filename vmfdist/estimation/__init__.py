@@ -4,7 +4,8 @@ The law itself is fitted by :meth:`vmfdist.VonMisesFisher.fit`. Here are the err
 :func:`fisher_information`, :func:`standard_errors` and :func:`confidence_cone`, and tests:
 :func:`rayleigh_test` and :func:`uniformity_test` of uniformity, :func:`mean_direction_test` of mean
 directions that are equal or stated, and :func:`concentration_test` of equal concentrations. And
-where one law does not fit, :class:`SphericalKDE` is a density that takes the shape of the data.
+where one law does not fit, :class:`SphericalKDE` is a density that takes the shape of the data, and
+:class:`VonMisesFisherRegression` lets the law depend on inputs.
 
 Samples have shape (..., n, d), unit vectors along the last dimension and a sample along the one
 before; results have shape (...). They are formed in float64 and returned in the dtype of the
@@ -42,6 +43,7 @@ from vmfdist.estimation.precision import (
     fisher_information,
     standard_errors,
 )
+from vmfdist.estimation.regression import VonMisesFisherRegression
 from vmfdist.estimation.result import TestResult
 from vmfdist.estimation.uniformity import rayleigh_test, uniformity_test
 
@@ -51,6 +53,7 @@ __all__ = [
     "SphericalKDE",
     "StandardErrors",
     "TestResult",
+    "VonMisesFisherRegression",
     "concentration_test",
     "confidence_cone",
     "fisher_information",
