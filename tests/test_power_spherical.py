@@ -6,14 +6,18 @@ from __future__ import annotations
 import math
 
 import mpmath as mp
+import numpy as np
 import pytest
 import torch
+from scipy import optimize
 from torch import Tensor
 from torch.distributions import kl_divergence
+from torch.nn.functional import normalize
 
 import accuracy
 from cases import assert_mean, directions, standard_errors_off
 from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
+from vmfdist._closed_forms import power_spherical as ps
 
 
 def test_density_in_closed_form(dtype: torch.dtype) -> None:
@@ -216,3 +220,183 @@ def test_from_mean_at_the_ends_and_its_gradient(dtype: torch.dtype) -> None:
         PowerSpherical.from_mean(2 * loc)
     with pytest.raises(TypeError, match="mean must be a tensor, got list"):
         PowerSpherical.from_mean([0.5, 0.0])  # type: ignore[arg-type]
+
+
+# The fit
+
+
+def mean_log_likelihood(loc: Tensor, k: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+    """By the density as it is written in the docstring, relative to the uniform law."""
+    lam = (x.shape[-1] - 1) / 2
+    partition = (
+        torch.lgamma(lam + k) + math.lgamma(2 * lam) - torch.lgamma(2 * lam + k) - math.lgamma(lam)
+    )
+    return k * (weights * torch.log((1 + x @ loc) / 2)).sum() / weights.sum() - partition
+
+
+def by_scipy(truth: PowerSpherical, x: Tensor, weights: Tensor) -> tuple[float, Tensor, float]:
+    """The greatest mean log likelihood uphill from the true law, its direction and log k."""
+    scale = (1 + truth.concentration) ** -0.5
+
+    def law(point: Tensor) -> tuple[Tensor, Tensor]:
+        loc = normalize(truth.loc + scale * point[:-1], dim=0)
+        return loc, (truth.concentration + 0.1) * point[-1].exp()
+
+    def cost(point: np.ndarray) -> tuple[float, np.ndarray]:
+        leaf = torch.from_numpy(point).requires_grad_()
+        value = -mean_log_likelihood(*law(leaf), x, weights)
+        return value.item(), torch.autograd.grad(value, leaf)[0].numpy()
+
+    start = np.zeros(x.shape[-1] + 1)
+    found = optimize.minimize(cost, start, jac=True, method="BFGS", options={"gtol": 1e-9})
+    loc, k = law(torch.from_numpy(found.x))
+    return -found.fun, loc, k.log().item()
+
+
+@pytest.mark.parametrize(
+    ("dim", "n", "k"),
+    [
+        (2, 3, 5.0),
+        (2, 200, 0.5),
+        (2, 50, 1e6),
+        (3, 5, 1.0),
+        (3, 2, 30.0),
+        (3, 10_000, 2.0),
+        (10, 30, 1e-3),
+        (10, 100, 4.0),
+        (10, 100, 1e6),
+        (60, 2, 1e3),
+        (300, 40, 0.0),
+        (300, 400, 200.0),
+    ],
+)
+def test_fit_against_an_independent_optimiser(dim: int, n: int, k: float) -> None:
+    torch.manual_seed(0)
+    truth = PowerSpherical(directions(dim), k)
+    x, weights = truth.sample((n,)), torch.rand(n, dtype=torch.float64)
+    law = PowerSpherical.fit(x, weights)
+    greatest, loc, log_k = by_scipy(truth, x, weights)
+    found = mean_log_likelihood(law.loc, law.concentration, x, weights).item()
+    rounding = 1e-12 + 1e-14 * law.concentration.item()  # of the logarithms of gamma functions
+    assert found >= greatest - rounding
+    if k >= 1:
+        assert found <= greatest + rounding + 1e-9
+        assert law.concentration.log().item() == pytest.approx(log_k, abs=1e-3)
+        assert (law.loc - loc).norm() < 1e-3 * (1 + k) ** -0.5
+    # Where the gradient of log(1 + w) points out of the ball there is no higher maximum.
+    cosine = x @ law.loc
+    if k >= 4:
+        assert (weights * cosine / (1 + cosine)).sum() > 0
+
+
+def test_fit_finds_the_highest_arc_of_the_circle() -> None:
+    # On either side of the antipode of each of n vectors there is a maximum.
+    torch.manual_seed(0)
+    x = PowerSpherical(directions(2), 1.0).sample((60,))
+    angle = torch.linspace(0, 2 * math.pi, 20_001, dtype=torch.float64)
+    heights = torch.log1p(x @ torch.stack([angle.cos(), angle.sin()])).mean(0)
+    assert torch.log1p(x @ PowerSpherical.fit(x).loc).mean() >= heights.max()
+
+
+@pytest.mark.parametrize("dim", [2, 3, 7, 400])
+def test_inverse_of_the_mean_log(dim: int, dtype: torch.dtype) -> None:
+    eps = torch.finfo(dtype).eps
+    for k in (0.0, 1e-6, 0.3, 2.0, 50.0, 1e4, 1e9):
+        with mp.workdps(40):
+            lam = mp.mpf(dim - 1) / 2
+            level = torch.tensor(float(mp.psi(0, lam + k) - mp.psi(0, 2 * lam + k)), dtype=dtype)
+            rate = mp.psi(1, lam + k) - mp.psi(1, 2 * lam + k)
+            conditioning = float(abs(level.item()) / rate) + k
+        found = ps.inverse_mean_log(level, dim)
+        assert abs(found.item() - k) < 8 * eps * conditioning
+    below = ps.mean_log(torch.zeros((), dtype=dtype), dim) - 0.1
+    assert ps.inverse_mean_log(below, dim) == 0
+    assert ps.inverse_mean_log(torch.zeros((), dtype=dtype), dim) == math.inf
+
+
+def test_fit_of_draws_in_batches_and_both_dtypes() -> None:
+    truth = PowerSpherical(directions(4), torch.tensor([0.5, 8.0, 300.0, 1e5]).double())
+    x = truth.sample((2000,)).movedim(0, 1)
+    laws = PowerSpherical.fit(x)
+    assert laws.batch_shape == (4,)
+    # the error of the estimate is k sqrt(2 / (n (d - 1))) at high concentration
+    assert ((laws.concentration / truth.concentration - 1).abs() < 0.3).all()
+    assert (laws.concentration[1:] / truth.concentration[1:] - 1).abs().max() < 0.1
+    one = PowerSpherical.fit(x[1])
+    torch.testing.assert_close(laws.loc[1], one.loc)
+    torch.testing.assert_close(laws.concentration[1], one.concentration)
+    single = PowerSpherical.fit(x.float())
+    assert single.loc.dtype == single.concentration.dtype == torch.float32
+    torch.testing.assert_close(single.loc.double(), laws.loc, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        single.concentration.double(), laws.concentration, rtol=1e-4, atol=1e-4
+    )
+    counts = torch.randint(4, (3, 2000))
+    weighted = PowerSpherical.fit(x[1], counts)
+    repeated = PowerSpherical.fit(x[1].repeat_interleave(counts[2], 0))
+    torch.testing.assert_close(weighted.concentration[2], repeated.concentration)
+    torch.testing.assert_close(weighted.loc[2], repeated.loc)
+
+
+def test_fit_about_a_known_direction() -> None:
+    loc = directions(5)
+    x = PowerSpherical(loc, 6.0).sample((4, 3000))
+    law = PowerSpherical.fit(x, loc=loc)
+    assert torch.equal(law.loc, loc.expand(4, 5))
+    ks = torch.linspace(3, 12, 901, dtype=torch.float64)
+    heights = PowerSpherical(loc, ks).log_prob(x[0].unsqueeze(-2)).sum(0)
+    assert abs(ks[heights.argmax()] - law.concentration[0]) < 0.01
+    assert PowerSpherical.fit(x, loc=-loc).concentration.tolist() == [0] * 4
+    assert PowerSpherical.fit(-loc[None], loc=loc).concentration == 0
+    assert PowerSpherical.fit(loc.expand(3, 5), loc=loc).concentration == math.inf
+    with pytest.raises(ValueError, match="direction on the sphere of the samples, of dimension 5"):
+        PowerSpherical.fit(x, loc=directions(3))
+
+
+def test_fit_of_equal_samples_and_of_resultant_0(dtype: torch.dtype) -> None:
+    loc = directions(4, dtype=dtype)
+    for n in (1, 7):
+        law = PowerSpherical.fit(loc.expand(n, 4).clone().requires_grad_())
+        assert law.concentration == math.inf
+        torch.testing.assert_close(law.loc, loc)
+        assert law.loc.requires_grad
+    # About a diagonal of a cross there is more than under the uniform law. The direction is one of
+    # its symmetry; two opposite vectors leave all that are across.
+    cross = torch.cat([torch.eye(3, dtype=dtype), -torch.eye(3, dtype=dtype)])
+    law = PowerSpherical.fit(cross)
+    torch.testing.assert_close(law.loc.abs(), torch.full((3,), 3**-0.5, dtype=dtype))
+    assert law.concentration.item() == pytest.approx(-2 / math.log(1 / 6) - 1, rel=1e-5)
+    law = PowerSpherical.fit(cross[[0, 3]])
+    assert abs(law.loc[0]) < 1e-6
+    assert law.concentration.item() == pytest.approx(1 / math.log(2) - 1, rel=1e-5)
+    # What has no weight rules nothing out.
+    weights = torch.tensor([1.0, 1, 1, 0, 0, 0])
+    law = PowerSpherical.fit(cross, weights)
+    torch.testing.assert_close(law.loc, torch.full((3,), 3**-0.5, dtype=dtype))
+    opposite = PowerSpherical.fit(torch.stack([loc, -loc]), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(opposite.loc, loc)
+    assert opposite.concentration == math.inf
+
+
+def test_fit_is_differentiable() -> None:
+    samples = PowerSpherical(directions(3), 4.0).sample((5,)).requires_grad_()
+    weights = torch.rand(5, dtype=torch.float64).requires_grad_()
+
+    def fitted(samples: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        law = PowerSpherical.fit(normalize(samples, dim=-1), weights, validate_args=False)
+        return law.loc, law.concentration
+
+    assert torch.autograd.gradcheck(fitted, (samples, weights))
+    for loc in (directions(3), -directions(3)):  # infinite and 0
+        x = directions(3).expand(4, 3).clone().requires_grad_()
+        (grad,) = torch.autograd.grad(PowerSpherical.fit(x, loc=loc).concentration, x)
+        assert (grad == 0).all()
+
+
+def test_fit_of_what_is_no_sample() -> None:
+    with pytest.raises(ValueError, match=r"samples must have shape \(..., n, d\)"):
+        PowerSpherical.fit(torch.zeros(0, 3))
+    with pytest.raises(ValueError, match=r"samples .* unit vectors"):
+        PowerSpherical.fit(2 * torch.eye(3))
+    with pytest.raises(ValueError, match="weights must be nonnegative"):
+        PowerSpherical.fit(torch.eye(3), torch.tensor([1.0, -1, 1]))

@@ -111,6 +111,14 @@ def _of_many_weightings(samples: Tensor, weights: Tensor) -> Resultant:
     return _of_mean_and_spread(mean, (weights * squared).sum(-1) / divisor, total)
 
 
+def directions_and_shares(samples: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The samples in float64, of length 1 to its rounding, and their weights over the sum."""
+    x = torch.nn.functional.normalize(samples.double(), dim=-1)
+    if weights is None:
+        return x, x.new_full(x.shape[-2:-1], 1 / x.shape[-2])
+    return x, weights.double() / weights.double().sum(-1, keepdim=True)
+
+
 def of_mean(mean: Tensor, validate: bool) -> tuple[Tensor, Tensor]:
     """Direction and length of a mean that is given, in float64; raises where it can be none."""
     check_vector("mean", mean)

@@ -7,12 +7,15 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vmfdist import _resultant
 from vmfdist._closed_forms import power_spherical as ps
 from vmfdist._closed_forms import sphere
 from vmfdist._numerics.infinity import finite
+from vmfdist._numerics.logarithmic_mean import highest_direction
 from vmfdist._numerics.rows import expanded
+from vmfdist._validation import check_loc, check_samples, check_weights
 from vmfdist.cosine import PowerSphericalCosine
 from vmfdist.rotational import RotationallySymmetric
 
@@ -73,6 +76,95 @@ class PowerSpherical(RotationallySymmetric):
     _cosine = PowerSphericalCosine
 
     @classmethod
+    def fit(
+        cls,
+        samples: Tensor,
+        weights: Tensor | None = None,
+        *,
+        loc: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> Self:
+        r"""The law under which samples are most likely, by maximum likelihood.
+
+        The log likelihood is :math:`\kappa` times that of ``loc`` alone and a function of
+        :math:`\kappa`. So ``loc`` maximises, whatever the concentration,
+
+        .. math:: \sum_i \omega_i \log(1 + \langle x_i, \mu\rangle),
+
+        and with it the concentration solves
+
+        .. math:: \psi(d - 1 + \kappa) - \psi(\tfrac{d-1}2 + \kappa) = - \frac{\sum_i \omega_i
+            \log \frac{1 + \langle x_i, \mu\rangle}2}{\sum_i \omega_i},
+
+        or is 0 where that would be negative, as it may be about a given ``loc``. (About the best
+        one it is not: the mean of the right side over all directions is that of uniform samples.)
+        One sample opposite to a direction rules it out: far ones have more of a say than in the fit
+        of a von Mises-Fisher law.
+
+        ``loc`` is found by Newton's method, of which every step rises. A maximum at which
+        :math:`\sum_i \omega_i \frac{\langle x_i, \mu\rangle}{1 + \langle x_i, \mu\rangle}` is not
+        negative is the greatest there is, as it is for many samples of a law of concentration 1 or
+        more. Of less concentrated ones there may be several, and the one that is found need not be
+        the greatest.
+
+        If all samples are equal, one alone included, the concentration is infinite. Where the
+        resultant is 0 the concentration is not, and ``loc`` is a direction away from the antipodes
+        of all samples. Elsewhere both are differentiable in samples and weights, once; where the
+        concentration is 0 or infinite it has gradient 0.
+
+        Sums are taken in float64. A step of the iteration takes n d^2 + d^3 operations.
+
+        Shapes:
+            ``samples`` (..., n, d), ``weights`` (..., n); the axes to the left broadcast to the
+            batch shape of the law.
+
+        Args:
+            samples: unit vectors along the last dimension.
+            weights: nonnegative weights of the samples; equal ones if not given.
+            loc: the mean direction where it is known, unit vectors of shape (..., d) whose axes to
+                the left broadcast with the others; if not given it is estimated.
+            validate_args: whether to check samples, weights and ``loc``, and the law's
+                ``validate_args``.
+
+        Returns:
+            A law in the dtype of the samples.
+
+        Raises:
+            TypeError: if ``samples`` or ``loc`` is not a float32 or float64 tensor, or ``weights``
+                not a real one.
+            ValueError: if there are no samples or the shapes do not fit; under ``validate_args``
+                also if samples or ``loc`` are not unit vectors, weights negative, infinite or NaN,
+                or all of them 0.
+
+        Example:
+            >>> import torch
+            >>> from vmfdist import PowerSpherical
+            >>> samples = torch.tensor([[0.6, 0.8, 0.0], [0.6, 0.0, 0.8], [0.8, 0.6, 0.0]])
+            >>> law = PowerSpherical.fit(samples)
+            >>> law.loc
+            tensor([0.7791, 0.5304, 0.3342])
+            >>> law.concentration
+            tensor(12.1836)
+        """
+        validate = cls._validate_args if validate_args is None else validate_args
+        check_samples("samples", samples, validate)
+        if weights is not None:
+            check_weights(weights, samples, validate)
+        x, shares = _resultant.directions_and_shares(samples, weights)
+        if loc is None:
+            data = _resultant.resultant(x, shares)
+            is_point = data.complement <= 0
+            direction = highest_direction(x, shares)
+            direction = torch.where(is_point.unsqueeze(-1), data.direction, direction)
+        else:
+            check_loc(loc, samples.shape[-1], validate)
+            direction = normalize(loc.double(), dim=-1)
+            is_point = torch.zeros_like(x[..., 0, 0], dtype=torch.bool)
+        k = _concentration(x, shares, direction, is_point)
+        loc = direction.to(samples.dtype) if loc is None or loc.dtype != samples.dtype else loc
+        return cls(loc, k.to(samples.dtype), validate_args)
+
+    @classmethod
     def from_mean(cls, mean: Tensor, validate_args: bool | None = None) -> Self:
         r"""The law with a given mean: ``loc`` is its direction, the concentration of its length R.
 
@@ -118,3 +210,16 @@ class PowerSpherical(RotationallySymmetric):
         _, given = self._given
         tilted = math.log(2) * given + ps.log_partition(finite(given), self.dim)
         return expanded(sphere.log_sphere_area(self.dim) + tilted, self.batch_shape)
+
+
+def _concentration(x: Tensor, shares: Tensor, direction: Tensor, is_point: Tensor) -> Tensor:
+    """The most likely one, of samples about a direction."""
+    dim, pole = x.shape[-1], direction.unsqueeze(-2)
+    near, far = ((x - end).square().sum(-1) for end in (pole, -pole))
+    level = (shares * ps.log_tilt(near, far, x.new_ones(()), dim)).sum(-1)
+    lowest = ps.mean_log(torch.zeros_like(level), dim)
+    is_point = (level == 0) | is_point
+    is_uniform = (level <= lowest) & ~is_point
+    solvable = torch.where(is_point | is_uniform, lowest / 2, level)
+    k = torch.where(is_uniform, 0.0, ps.inverse_mean_log(solvable, dim))
+    return torch.where(is_point, math.inf, k)

@@ -13,6 +13,7 @@ from vmfdist._closed_forms import natural, sphere
 from vmfdist._closed_forms import spherical_cauchy as sc
 from vmfdist._numerics import moebius
 from vmfdist._numerics.rows import expanded
+from vmfdist._resultant import directions_and_shares
 from vmfdist._validation import check_samples, check_vector, check_weights, require, require_vectors
 from vmfdist.cosine import SphericalCauchyCosine
 from vmfdist.rotational import RotationallySymmetric, as_parameters
@@ -181,12 +182,9 @@ class SphericalCauchy(RotationallySymmetric):
         """
         validate = cls._validate_args if validate_args is None else validate_args
         check_samples("samples", samples, validate)
-        x = torch.nn.functional.normalize(samples.double(), dim=-1)
-        if weights is None:
-            shares = x.new_full(x.shape[-2:-1], 1 / x.shape[-2])
-        else:
+        if weights is not None:
             check_weights(weights, samples, validate)
-            shares = weights.double() / weights.double().sum(-1, keepdim=True)
+        x, shares = directions_and_shares(samples, weights)
         direction, length = natural.polar(moebius.conformal_barycentre(x, shares))
         nearest = (x @ direction.detach().unsqueeze(-1)).argmax(-2, keepdim=True)
         vector, share = _vector_and_share(x, shares, nearest)

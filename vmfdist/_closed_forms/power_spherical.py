@@ -188,6 +188,30 @@ def mean_log(k: Tensor, dim: int) -> Tensor:
     return -(leading + leading * (g.p * g.series("mean")))
 
 
+def _inverse_mean_log_slope(level: Tensor, dim: int) -> Tensor:
+    return 1 / variance_log(inverse_mean_log(level, dim), dim)
+
+
+# Rounding is reached with one less (float64, dimensions 2 to 1e6, k from 0 to 1e12).
+_NEWTON_STEPS = 5
+
+
+@with_derivative(_inverse_mean_log_slope)
+def inverse_mean_log(level: Tensor, dim: int) -> Tensor:
+    """The k with E log((1 + w)/2) = level; 0 where that is below the mean for uniform vectors.
+
+    Newton's method in -1/level, in which k is all but linear: lam (-1/level - 1) in dimension 3,
+    from which it starts.
+    """
+    rest, lam = -level, (dim - 1) / 2
+    k = (lam / rest - lam).clamp(min=0)
+    for _ in range(_NEWTON_STEPS):
+        found = -mean_log(k, dim)
+        variance = variance_log(k, dim).clamp(min=torch.finfo(k.dtype).tiny)
+        k = (k + found / rest * ((found - rest) / variance)).clamp(min=0)
+    return torch.where(rest == 0, math.inf, k)
+
+
 @with_derivative(mean_log)
 def log_partition(k: Tensor, dim: int) -> Tensor:
     """Psi = -(lam log1p(slope k) + q^2 series)."""
