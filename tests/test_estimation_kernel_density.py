@@ -22,7 +22,8 @@ from torch.nn.functional import normalize
 from cases import assert_mean, directions
 from reference import radial
 from vmfdist import VonMisesFisher
-from vmfdist.estimation import SphericalKDE, kernel_density, leave_one_out
+from vmfdist._numerics import kernel_sums
+from vmfdist.estimation import SphericalKDE, leave_one_out
 
 WEIGHTS = torch.tensor([1.0, 0.0, 2.0, 0.5, 3.0], dtype=torch.float64)
 
@@ -93,7 +94,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("pairs", [1, 20, 1 << 20])
 def test_blocks_and_batches(name: str, pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_density, "_BLOCK_PAIRS", pairs)
+    monkeypatch.setattr(kernel_sums, "_CACHED_PAIRS", pairs)
     shape, k_shape, weights_shape, value_shape = SHAPES[name]
     torch.manual_seed(0)
     inputs = [
@@ -129,7 +130,7 @@ def test_blocks_and_batches(name: str, pairs: int, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("pairs", [12, 1 << 20])
 def test_derivatives(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_density, "_BLOCK_PAIRS", pairs)
+    monkeypatch.setattr(kernel_sums, "_CACHED_PAIRS", pairs)
     value, data = directions(7, 3).requires_grad_(), directions(5, 3, seed=1).requires_grad_()
     k = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(5, dtype=torch.float64).add(0.1).requires_grad_()
@@ -177,7 +178,7 @@ def test_compiled_without_a_break() -> None:
 
 
 def test_nothing_of_the_pairs_is_kept() -> None:
-    n = 3000
+    n = 1000
     data, value = directions(n, 3), directions(n, 3, seed=1).requires_grad_()
     kept: list[int] = []
 
@@ -187,7 +188,7 @@ def test_nothing_of_the_pairs_is_kept() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         log_density = SphericalKDE(data, 50.0).log_prob(value)
-    assert sum(kept) < 100 * n
+    assert sum(kept) < 30 * n
     kept.clear()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         mixture(data, 50.0).log_prob(value)
@@ -458,9 +459,9 @@ def test_fit_is_consistent() -> None:
     # The divergence from the truth falls with n, and is less than that of other bandwidths.
     torch.manual_seed(0)
     truth = mixture(directions(3, 3), 10.0)
-    test = truth.sample((4000,))
+    test = truth.sample((3000,))
     lost = []
-    for n in (50, 400, 3200):
+    for n in (50, 300, 1500):
         data = truth.sample((n,))
         density = SphericalKDE.fit(data)
         lost.append((truth.log_prob(test) - density.log_prob(test)).mean().item())
@@ -468,7 +469,7 @@ def test_fit_is_consistent() -> None:
             other = SphericalKDE(data, factor * density.concentration)
             assert density.log_prob(test).mean() > other.log_prob(test).mean()
     assert lost[0] > lost[1] > lost[2] > 0
-    assert lost[2] < 0.02
+    assert lost[2] < 0.03
 
 
 # --------------------------------------------------------------------------------------------------

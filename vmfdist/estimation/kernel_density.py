@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.distributions import Categorical
 from torch.nn.functional import normalize
 from torch.types import _size
-from torch.utils.checkpoint import checkpoint
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
-from vmfdist._numerics.autograd import in_transform
-from vmfdist._numerics.blocks import in_blocks
-from vmfdist._numerics.chords import squared_chord
 from vmfdist._numerics.constants import static
 from vmfdist._numerics.infinity import is_finite_throughout, steep, with_point_mass
+from vmfdist._numerics.kernel_sums import log_sum, nearest
 from vmfdist._numerics.rows import expanded
 from vmfdist._validation import (
     broadcast_shapes,
@@ -37,9 +32,6 @@ from vmfdist._validation import (
 from vmfdist.estimation import leave_one_out
 from vmfdist.estimation.mean_shift import Kernels, Modes, climbed, merged
 from vmfdist.von_mises_fisher import VonMisesFisher
-
-# Of values, each with all data: so many pairs at a time.
-_BLOCK_PAIRS = 1 << 20
 
 
 class SphericalKDE(TorchDistribution):
@@ -256,15 +248,14 @@ class SphericalKDE(TorchDistribution):
         shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
         value = expanded(value, torch.Size((*shape, self.dim)))
         data, k = self._given
-        parameters = (
-            x[(None,) * (len(shape) + own - x.dim())]
-            for x, own in ((data, 2), (k, 1), (self._log_weights, 1))
-        )
-        tensors = (value, *parameters)
-        function = _log_density if not _is_recorded(tensors) else _log_density_formed_again
-        rows = max(1, _BLOCK_PAIRS // data.shape[-2])
-        (result,) = in_blocks(function, rows, *tensors, event_dim=1, everywhere=True)
-        return result
+        k = k.squeeze(-1)
+        is_finite = is_finite_throughout(k)
+        steep_k = k if is_finite else steep(k)
+        top = vmf.log_density_at_mode(steep_k, self.dim)
+        result = top + log_sum(value, data, steep_k, self._log_weights)
+        if is_finite:
+            return result
+        return with_point_mass(result, k, steep_k, nearest(value, data, self._log_weights))
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draws with gradients in data and concentration, those of the kernel drawn from.
@@ -368,38 +359,6 @@ class SphericalKDE(TorchDistribution):
         directions, heights, labels = merged(kernels, *climbed(kernels, starts))
         log_densities = heights + vmf.log_density_at_mode(k.double(), self.dim)
         return Modes(directions.to(given.dtype), log_densities.to(given.dtype), labels)
-
-
-def _log_density(value: Tensor, data: Tensor, k: Tensor, log_weights: Tensor) -> tuple[Tensor, ...]:
-    squared = squared_chord(value.unsqueeze(-2), data, k)
-    is_finite = is_finite_throughout(k)
-    steep_k = k if is_finite else steep(k)
-    exponents = torch.addcmul(log_weights, steep_k, squared, value=-0.5)
-    top = vmf.log_density_at_mode(steep_k, static(value.shape[-1]))
-    result = torch.logsumexp(exponents, -1) + top.squeeze(-1)
-    if not is_finite:
-        nearest = squared.detach().masked_fill(log_weights == -math.inf, math.inf).amin(-1)
-        result = with_point_mass(result, k.squeeze(-1), steep_k.squeeze(-1), nearest)
-    return (result,)
-
-
-def _log_density_formed_again(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The same, which keeps nothing of the pairs for a gradient."""
-    result: tuple[Tensor, ...] = checkpoint(
-        _log_density, *tensors, use_reentrant=False, preserve_rng_state=False
-    )
-    return result
-
-
-def _is_recorded(tensors: Sequence[Tensor]) -> bool:
-    """Whether a graph is recorded, and by that alone, for a gradient."""
-    return (
-        torch.is_grad_enabled()
-        and any(x.requires_grad for x in tensors)
-        and not torch.compiler.is_compiling()
-        and not in_transform()
-        and forward_ad._current_level < 0
-    )
 
 
 def _log_shares(data: Tensor, weights: Tensor | None) -> Tensor:

@@ -80,20 +80,21 @@ class _Pairs:
         self._rows = max(1, _BLOCK_PAIRS // self._weights.numel())
         self._squared_chords = SquaredChords(data)
         absent = (self._weights == 0).unsqueeze(-2)
-        each = (t.masked_fill_(absent | itself, math.inf).amin(-1) for t, itself in self._blocks())
-        self._nearest = torch.cat(list(each), -1)
+        self._nearest = torch.empty_like(self._weights)
+        for rows, t, itself in self._blocks():
+            self._nearest[:, rows] = t.masked_fill_(absent | itself, math.inf).amin(-1)
 
     def prepare(self, k: Tensor) -> None:
         """For concentrations up to k, of which the distances need no more digits."""
         self._squared_chords = SquaredChords(self._data, k / _EXCUSED)
 
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All t_ij of some rows i, and where j is i."""
+    def _blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows i, all t_ij of these, and where j is i."""
         n, axis = self._data.shape[-2], torch.arange(self._data.shape[-2], device=self._data.device)
         for first in range(0, n, self._rows):
             rows = slice(first, first + self._rows)
             t = self._squared_chords.of(self._data[:, rows]).mul_(0.5)
-            yield t, axis[rows].unsqueeze(-1) == axis
+            yield rows, t, axis[rows].unsqueeze(-1) == axis
 
     def _mean(self, x: Tensor) -> Tensor:
         """Over rows, of which those without weight can have any value."""
@@ -117,28 +118,31 @@ class _Pairs:
 
     def likelihoods(self, k: Tensor) -> Tensor:
         """L at k of shape (batch, m), each of them _FACTOR times the one before."""
-        column, parts = self._weights.unsqueeze(-1), []
-        nearest = self._nearest.split(self._rows, -1)
-        for (t, itself), own in zip(self._blocks(), nearest, strict=True):
+        column = self._weights.unsqueeze(-1)
+        each = k.new_empty(*k.shape, self._weights.shape[-1])  # of all k and rows
+        for rows, t, itself in self._blocks():
             # What has no weight may be nearer.
-            kernels = t.sub_(own.unsqueeze(-1)).clamp_(min=0).mul_(-k[:, :1, None]).exp_()
+            nearest = self._nearest[:, rows].unsqueeze(-1)
+            kernels = t.sub_(nearest).clamp_(min=0).mul_(-k[:, :1, None]).exp_()
             kernels.masked_fill_(itself, 0.0)
-            sums = [kernels @ column]
-            for _ in range(k.shape[-1] - 1):
-                sums.append(kernels.square_().square_() @ column)
-            parts.append(torch.cat(sums, -1).log() - k.unsqueeze(-2) * own.unsqueeze(-1))
-        each = torch.cat(parts, -2).mT  # of all k and rows
+            for i in range(k.shape[-1]):
+                if i > 0:
+                    kernels.square_().square_()
+                each[:, i, rows] = (kernels @ column).squeeze(-1).log()
+        each -= k.unsqueeze(-1) * self._nearest.unsqueeze(-2)
         likelihood = torch.where(column.mT > 0, column.mT * each, 0.0).sum(-1)
         return likelihood + vmf.log_density_at_mode(k, self.dim)
 
     def _moments(self, k: Tensor) -> tuple[Tensor, Tensor]:
         """T, and the mean over i of variances of t_ij, which is minus its derivative."""
-        k, parts = k[:, None, None], []
-        for t, itself in self._blocks():
-            exponents = torch.addcmul(self._log_weights.unsqueeze(-2), k, t, value=-1)
+        first, second = torch.empty_like(self._weights), torch.empty_like(self._weights)
+        for rows, t, itself in self._blocks():
+            exponents = torch.addcmul(
+                self._log_weights.unsqueeze(-2), k[:, None, None], t, value=-1
+            )
             shares = exponents.masked_fill_(itself, -math.inf).softmax(-1)
-            parts.append((shares.mul_(t).sum(-1), shares.mul_(t).sum(-1)))
-        first, second = (torch.cat(each, -1) for each in zip(*parts, strict=True))
+            first[:, rows] = shares.mul_(t).sum(-1)
+            second[:, rows] = shares.mul_(t).sum(-1)
         return self._mean(first), self._mean(second - first.square())
 
     def solution(self, low: Tensor, k: Tensor, high: Tensor, done: Tensor) -> Tensor:

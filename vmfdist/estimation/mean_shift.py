@@ -17,10 +17,7 @@ import torch
 from torch import Tensor
 
 from vmfdist._closed_forms.natural import polar
-from vmfdist._numerics.chords import SquaredChords
-
-# Pairs in float64, which with what is formed of them stay in a processor's cache.
-_BLOCK_PAIRS = 1 << 17
+from vmfdist._numerics.kernel_sums import log_sum_and_mean
 
 # In widths of a kernel: where starts are moved, what is left at the end, and which modes are one.
 _SHAKEN, _LEFT, _MERGED = 1e-3, 1e-7, 1e-2
@@ -49,21 +46,12 @@ class Kernels:
 
     def __init__(self, data: Tensor, log_weights: Tensor, k: Tensor) -> None:
         self._data, self._log_weights, self._k = data, log_weights, k.clamp(max=_HIGHEST)
-        self._rows = max(1, _BLOCK_PAIRS // len(data))
-        self._squared_chords = SquaredChords(data.unsqueeze(0), self._k)
         self.width = torch.rsqrt(1 + self._k)
 
     def step(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The next points, and at these ones the log density less that of a kernel at its mode."""
-        parts = []
-        for rows in x.split(self._rows):
-            squared = self._squared_chords.of(rows.unsqueeze(0)).squeeze(0)
-            exponents = torch.addcmul(self._log_weights, self._k, squared, value=-0.5)
-            height = torch.logsumexp(exponents, -1)
-            shares = exponents.sub_(height.unsqueeze(-1)).exp_()
-            parts.append((polar(shares @ self._data)[0], height))
-        following, heights = (torch.cat(part) for part in zip(*parts, strict=True))
-        return following, heights
+        heights, mean = log_sum_and_mean(x, self._data, self._k, self._log_weights)
+        return polar(mean)[0], heights
 
 
 @torch.no_grad()
