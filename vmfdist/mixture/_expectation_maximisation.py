@@ -147,6 +147,15 @@ def merit(
     return bool(intact), reached
 
 
+def standing(found: tuple[bool, float]) -> tuple[bool, float]:
+    """The merit by which runs are compared, of equal ones the first.
+
+    Runs that end in the same maximum differ by rounding, which depends on how sums were formed.
+    """
+    intact, reached = found
+    return intact, round(reached, 8)
+
+
 def moved(expectation: Expectation, former: Mixture, mixture: Mixture) -> Expectation:
     """The same sums, with distances to the directions of the mixture that they have led to.
 

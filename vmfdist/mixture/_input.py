@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from vmfdist._validation import require, require_dense, require_dtype, require_float
+from vmfdist.mixture._batches import RowsInBatches, in_batches
 from vmfdist.mixture._group import Group
 from vmfdist.mixture._rows import LONGEST, NO_WEIGHT, SHORTEST, Rows
 from vmfdist.mixture._sparse import SparseRows
@@ -47,6 +48,26 @@ def read_rows(
 
 
 def _own_rows(estimator: Any, X: Any, sample_weight: Any, least: int, fitting: bool) -> Rows:
+    if in_batches(X):
+        rows: Rows = RowsInBatches(
+            X, lambda batch, is_first: _read(estimator, batch, 0, fitting, fitting and is_first)
+        )
+        if fitting:
+            len(rows)  # a pass that checks all of them
+    else:
+        rows = _read(estimator, X, least, fitting, fitting)
+    if sample_weight is not None:
+        weights = _in_float64(sample_weight, "sample_weight", (len(rows),), rows.device)
+        require(
+            "sample_weight must be nonnegative and finite", weights, lambda w: 0 <= w < math.inf
+        )
+        if least and not weights.any():
+            raise ValueError(NO_WEIGHT)
+        rows.weights = weights
+    return rows
+
+
+def _read(estimator: Any, X: Any, least: int, fitting: bool, reset: bool) -> Rows:
     least_shape = {"ensure_min_samples": least, "ensure_min_features": 2 if fitting else 1}
     if isinstance(X, Tensor):
         is_sparse = not X.is_nested and X.layout == torch.sparse_csr
@@ -63,29 +84,22 @@ def _own_rows(estimator: Any, X: Any, sample_weight: Any, least: int, fitting: b
             raise ValueError(f"X must have the shape (n_samples, d), got {tuple(X.shape)}")
         # scikit-learn's checks of shapes, with its messages, on an array without memory.
         shape = np.broadcast_to(np.float32(0), tuple(X.shape))
-        validate_data(estimator, shape, reset=fitting, **least_shape)
+        validate_data(estimator, shape, reset=reset, **least_shape)
         X = X.detach()
         rows: Rows = SparseRows(_in_scipy(X), is_tensor=True) if is_sparse else Rows(X)
     else:
         X = validate_data(
             estimator,
             X,
-            reset=fitting,
+            reset=reset,
             accept_sparse="csr",
-            dtype=[np.float64, np.float32],
+            # Rows converts other types of dense arrays a batch at a time.
+            dtype=[np.float64, np.float32] if sparse.issparse(X) else "numeric",
             ensure_all_finite=False,  # Rows.check does this too
             **least_shape,
         )
         rows = SparseRows(X) if sparse.issparse(X) else Rows(X)
     rows.check(normalize=estimator.normalize)
-    weights = parameter(sample_weight, "sample_weight", (len(rows),), rows.device)
-    if weights is not None:
-        require(
-            "sample_weight must be nonnegative and finite", weights, lambda w: 0 <= w < math.inf
-        )
-        if least and not weights.any():
-            raise ValueError(NO_WEIGHT)
-        rows.weights = weights
     return rows
 
 
@@ -122,8 +136,10 @@ def check_number(value: Any, name: str, kind: type, least: int) -> None:
 
 def parameter(value: Any, name: str, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
     """A parameter that the user may give, in float64."""
-    if value is None:
-        return None
+    return None if value is None else _in_float64(value, name, shape, device)
+
+
+def _in_float64(value: Any, name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
     if isinstance(value, Tensor):
         require_dense(name, value)
         tensor = value.detach()

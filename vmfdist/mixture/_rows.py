@@ -98,6 +98,21 @@ class Rows:
     def like_given(self, result: Tensor) -> Any:
         return result if self._is_tensor else result.numpy()
 
+    @property
+    def kind(self) -> str:
+        """In words, what rows have in common that can be put together."""
+        return f"{type(self._values).__name__} of {self.dtype} on {self.device}"
+
+    def at(self, rows: np.ndarray) -> Any:
+        """A copy of the values of these rows, as they are given."""
+        if self._picks is not None:
+            rows = self._picks[rows]
+        return self._values[self._index(rows) if self._is_tensor else rows]
+
+    def of(self, values: list[Any]) -> Rows:
+        """Such values, put together."""
+        return Rows(torch.cat(values) if self._is_tensor else np.concatenate(values))
+
     # All rows, of which these are a share
 
     def join(self, group: Group) -> None:
@@ -137,7 +152,7 @@ class Rows:
         """Of a sample the rows with these numbers, normalised."""
         own = self._own(numbers)
         x = torch.zeros((len(numbers), self.dim), dtype=torch.float64, device=self.device)
-        x[self._index(own)] = self._dense(numbers[own] - self.first)
+        x[self._index(own)] = self.unit(numbers[own] - self.first)
         self.group.add_up(x)
         return x
 
@@ -147,7 +162,7 @@ class Rows:
         every = values.new_zeros(self.group.size, number)
         x = every.new_zeros(self.group.size, number, self.dim)
         every[self.group.rank, : len(own)] = own
-        x[self.group.rank, : len(own)] = self._dense(at.cpu().numpy())
+        x[self.group.rank, : len(own)] = self.unit(at.cpu().numpy())
         self.group.add_up(every, x)
         found, at = every.flatten().topk(number)
         return found, x.flatten(0, 1)[at]
@@ -178,7 +193,11 @@ class Rows:
         part = self._values[rows if isinstance(rows, slice) else self._index(rows)]
         return part.to(torch.float64, copy=True)
 
-    def _dense(self, rows: slice | np.ndarray) -> Tensor:
+    def unit(self, rows: np.ndarray) -> Tensor:
+        """These rows, dense and normalised."""
+        return self._unit(rows)
+
+    def _unit(self, rows: slice | np.ndarray) -> Tensor:
         x = self._take(rows)
         return x.mul_(torch.linalg.vector_norm(x, dim=1, keepdim=True).reciprocal_())
 
@@ -199,7 +218,7 @@ class Rows:
     def batches(self, columns: int) -> Iterator[Batch]:
         """All rows, in batches for which so many columns are computed."""
         for part in self._parts(columns):
-            yield DenseBatch(self._dense(part), self._weights_of(part))
+            yield DenseBatch(self._unit(part), self._weights_of(part))
 
     def _weights_of(self, rows: slice) -> Tensor | None:
         """The weights of these rows, of shape (rows, 1)."""

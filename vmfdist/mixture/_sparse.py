@@ -34,8 +34,14 @@ class SparseRows(Rows):
         squares.data *= squares.data
         self._norms = np.sqrt(np.asarray(squares.sum(axis=1)).reshape(-1))
 
+    def at(self, rows: np.ndarray) -> Any:
+        return self._values[rows]
+
+    def of(self, values: list[Any]) -> Rows:
+        return SparseRows(sparse.vstack(values, format="csr"), is_tensor=self._is_tensor)
+
     def _picked(self, rows: np.ndarray) -> Rows:
-        return SparseRows(self._values[rows], is_tensor=self._is_tensor)
+        return self.of([self.at(rows)])
 
     def _unit(self, rows: slice | np.ndarray) -> Any:
         x = self._values[rows]
@@ -45,7 +51,7 @@ class SparseRows(Rows):
     def norms(self, rows: slice) -> Tensor:
         return torch.from_numpy(self._norms[rows])
 
-    def _dense(self, rows: slice | np.ndarray) -> Tensor:
+    def unit(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self._unit(rows).toarray())
 
     def _step(self, columns: int) -> int:

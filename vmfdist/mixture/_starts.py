@@ -27,6 +27,7 @@ from vmfdist.mixture._expectation_maximisation import (
     expect,
     maximise,
     merit,
+    standing,
     summed,
 )
 from vmfdist.mixture._k_means import assign, k_means_seeds, random_rows, rows_to_start_from
@@ -74,7 +75,7 @@ def make_starts(
     for i in range(_SHORT_RUNS * (n_starts - 1)):
         start = starts.of_kind(KINDS[(following + i) % len(KINDS)], varied=True)
         runs.append(starts.after_a_short_run(start))
-    runs.sort(key=lambda run: run[0], reverse=True)
+    runs.sort(key=lambda run: standing(run[0]), reverse=True)
     yield from (mixture for _, mixture in runs[: n_starts - 1])
 
 

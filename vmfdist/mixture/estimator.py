@@ -32,6 +32,7 @@ from vmfdist.mixture._expectation_maximisation import (
     merit,
     moved,
     objective,
+    standing,
 )
 from vmfdist.mixture._input import (
     check_enough,
@@ -216,7 +217,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         rows = read_rows(fitted, X, sample_weight, least=2, fitting=True, group=group)
         check_enough(rows, self.n_components, "n_components", 2)
         starts = enumerate(self._starts(rows))
-        best = max((self._run(rows, *start) for start in starts), key=lambda run: run.merit)
+        runs = (self._run(rows, *start) for start in starts)
+        best = max(runs, key=lambda run: standing(run.merit))
         fitted._keep(rows, best.mixture, best.expectation)
         fitted.converged_ = best.converged
         fitted.n_iter_ = best.n_iter

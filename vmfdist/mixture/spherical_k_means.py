@@ -158,7 +158,8 @@ class SphericalKMeans(
         rows = read_rows(fitted, X, sample_weight, fitting=True, group=group)
         check_enough(rows, self.n_clusters, "n_clusters")
         runs = (lloyd(rows, start, self.max_iter, self.tol) for start in self._starts(rows))
-        best, fitted.n_iter_ = min(runs, key=lambda run: run[0].inertia)
+        # Runs that end in the same clusters differ by rounding: of these the first.
+        best, fitted.n_iter_ = min(runs, key=lambda run: float(f"{run[0].inertia:.9g}"))
         fitted.cluster_centers_ = rows.like_given(best.centers)
         fitted.labels_ = rows.like_given(_labels(rows, best.centers))
         fitted.inertia_ = best.inertia.item()
