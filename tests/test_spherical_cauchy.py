@@ -13,7 +13,12 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from cases import FAILURE_RATE, assert_mean, directions, standard_errors_off
-from reference import cosine_reference, log_sphere_area, radial
+from reference import (
+    cosine_reference,
+    log_sphere_area,
+    radial,
+    spherical_cauchy_cosine_reference,
+)
 from vmfdist import HypersphericalUniform, SphericalCauchy, VonMisesFisher
 from vmfdist._families.spherical_cauchy import SPHERICAL_CAUCHY
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
@@ -146,6 +151,22 @@ def test_law_of_draws(dim: int, rho: float, dtype: torch.dtype) -> None:
     assert p > FAILURE_RATE
     wrong = SphericalCauchyCosine(double(rho + 0.1 * (1 - rho)), dim)
     assert stats.kstest(wrong.sf(one_minus_value=t.clamp(max=2)).numpy(), "uniform").pvalue < 1e-4
+
+
+@pytest.mark.parametrize("dim", [3, 64, 4096])
+def test_normal_scores_of_cosines(dim: int, dtype: torch.dtype) -> None:
+    zeta = torch.tensor([-8.0, -0.5, 3.0], dtype=dtype)
+    eps, limit = torch.finfo(dtype).eps, 1e-10 if dtype == torch.float64 else 1e-5
+    for k in (0.7, 12.0):
+        strength = torch.tensor(k, dtype=dtype)
+        draw = SPHERICAL_CAUCHY.to_cosine(zeta, strength, dim)
+        with mp.workdps(22):
+            reference = spherical_cauchy_cosine_reference(dim, strength.item())
+            rows = zip(zeta.tolist(), *(x.tolist() for x in draw), strict=True)
+            for score, t, rate in rows:
+                error, rate_error = reference.errors(score, t, rate, eps)
+                assert error < limit
+                assert rate_error < 1e-12
 
 
 @pytest.mark.parametrize("dim", [2, 3, 8])
