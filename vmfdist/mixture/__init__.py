@@ -8,7 +8,8 @@ Method: soft-moVMF of Banerjee et al., with the exact maximum of every concentra
 is one pass over the rows in batches of a few MB. Each batch is converted to float64 and normalised
 there, so that float32 rows cost neither a copy nor accuracy, and what the M step needs is summed up
 as it goes: no array of responsibilities is ever held. Sparse rows stay sparse: the products with
-directions and the sums over rows are SciPy's.
+directions and the sums over rows are SciPy's. Rows may come in batches that are made anew in every
+pass, or be shared out among processes, which add up these sums.
 
 Accuracy: log densities start from :math:`1 - \langle x, \mu\rangle`, and so do the concentrations.
 Above a concentration of :math:`2^{20}` that difference is formed as :math:`|x - \mu|^2 / 2`, which

@@ -61,11 +61,12 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
     :meth:`fit` maximises the likelihood by expectation maximisation (EM), which never lowers it.
 
     Data are NumPy arrays (and what scikit-learn makes arrays of), SciPy's sparse arrays, or tensors
-    on any device with float64; on the CPU also sparse tensors in CSR layout. Sparse rows are never
-    made dense. What is computed for given rows is of the kind of these rows: arrays for arrays, for
-    tensors tensors on their device; densities and probabilities in the dtype of the rows. The
-    fitted parameters and :meth:`sample` follow the rows given to :meth:`fit` and are always
-    float64, since a direction rounded to float32 is too coarse at high concentration.
+    on any device with float64; on the CPU also sparse tensors in CSR layout; or iterables of such
+    batches of rows, which every pass goes through anew. Sparse rows are never made dense. What is
+    computed for given rows is of the kind of these rows: arrays for arrays, for tensors tensors on
+    their device; densities and probabilities in the dtype of the rows. The fitted parameters and
+    :meth:`sample` follow the rows given to :meth:`fit` and are always float64, since a direction
+    rounded to float32 is too coarse at high concentration.
 
     The starts look at 65536 rows at most, drawn at random, and are of three kinds:
 
@@ -187,17 +188,20 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
 
         A fit that fails or is interrupted changes nothing.
 
-        Memory beside the data: some tens of MB, whatever the number of rows.
+        Memory beside the data: some tens of MB, whatever the number of rows. Mapped files and
+        batches are not held in memory, but of batches the rows are that starts look at.
 
         Args:
             X: the directions, of shape (n_samples, d), float32 or float64 (arrays of other types
-                are converted to float64).
+                are converted to float64), or an iterable of such batches that starts anew in every
+                pass: a list of them, or an object whose ``__iter__`` is a generator.
             y: ignored, there by convention.
             sample_weight: how often each row counts, of shape (n_samples,); fractions count as
                 well, and rows of weight 0 not at all.
             group: a process group of torch.distributed, as ``torch.distributed.group.WORLD`` is.
-                Each of its processes gives its share of the rows, and all of them get the fit of
-                all rows. Without it, each process fits its rows alone.
+                Each of its processes gives its share of the rows to the same call, and all of them
+                get the fit of all rows. An iteration exchanges m (d + 2) + 4 numbers for m
+                components. Without it, each process fits its rows alone.
 
         Returns:
             The estimator itself.
@@ -205,10 +209,12 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         Raises:
             ValueError: if a row holds NaN or infinity, is 0, or is not a unit vector although
                 ``normalize`` is False; if there are fewer rows than components, or than 2, or fewer
-                with a weight above 0; if a weight is negative or not finite; if d < 2; if an
-                argument of the constructor is out of its range.
+                with a weight above 0; if a weight is negative or not finite; if d < 2; if batches
+                are not alike, or others in another pass; if another process of the group cannot
+                read its share; if an argument of the constructor is out of its range.
             TypeError: if a tensor is sparse in another layout than CSR, or nested, or not float32
-                or float64; if an argument of the constructor is of a wrong type.
+                or float64; if batches come from a generator, which ends after one pass; if an
+                argument of the constructor is of a wrong type.
         """
         self._check_arguments()
         # What is found belongs to a copy until all of it is there: a fit that fails or is

@@ -53,11 +53,11 @@ class SphericalKMeans(
     whose centres stay on the sphere, and what :class:`VonMisesFisherMixture` does with equal
     weights and one concentration that grows without bound.
 
-    Data are as in :class:`VonMisesFisherMixture`: arrays, tensors, and sparse rows, which are never
-    made dense. What is computed for given rows is of the kind of these rows, ``cluster_centers_``
-    and ``labels_`` of those given to :meth:`fit`; the centres are always float64. Distances are
-    formed as :math:`1 - \cos` in float64: directions nearer to each other than about
-    :math:`10^{-8}` are not told apart.
+    Data are as in :class:`VonMisesFisherMixture`: arrays, tensors, sparse rows, which are never
+    made dense, and iterables of batches. What is computed for given rows is of the kind of these
+    rows, ``cluster_centers_`` and ``labels_`` of those given to :meth:`fit`; the centres are always
+    float64. Distances are formed as :math:`1 - \cos` in float64: directions nearer to each other
+    than about :math:`10^{-8}` are not told apart.
 
     An empty cluster gets the row that adds most to the inertia as its centre, which lowers it. So
     clusters are empty in the end only if there are fewer different directions than clusters, or
@@ -133,7 +133,8 @@ class SphericalKMeans(
 
         Args:
             X: the directions, of shape (n_samples, d), float32 or float64 (arrays of other types
-                are converted to float64).
+                are converted to float64), or an iterable of such batches that starts anew in every
+                pass.
             y: ignored, there by convention.
             sample_weight: how often each row counts, of shape (n_samples,); fractions count as
                 well, and rows of weight 0 not at all.
