@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,21 @@ def test_the_gallery_has_every_example() -> None:
 def test_one_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text()
     assert re.findall(r"^version: (.*)$", citation, re.M) == [vmfdist.__version__]
+
+
+def test_what_is_tried_is_what_is_promised() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    pairs = re.findall(r'\{ python: "(\S+)", torch: (\S+) \}', workflow)
+    assert {release for _, release in pairs} >= {"lowest", "newest"}
+    language = "Programming Language :: Python :: "
+    named = [f"{language}{python}" for python, _ in pairs]
+    assert named == [x for x in project["classifiers"] if x.startswith(f"{language}3.")]
+    assert project["requires-python"] == f">={pairs[0][0]}"
+    for name, package in (("PyTorch", "torch"), ("Pyro", "pyro-ppl")):
+        (lowest,) = [x for x in project["dependencies"] if x.startswith(f"{package}>=")]
+        promised = f"{name} (from {lowest.removeprefix(f'{package}>=')})"
+        assert promised in " ".join((ROOT / "README.md").read_text().split())
+        # .ci/versions reads the line
+        line = rf'^dependencies = .*"{re.escape(lowest)}"'
+        assert re.search(line, (ROOT / "pyproject.toml").read_text(), re.M)
