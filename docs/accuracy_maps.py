@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import mpmath as mp
 import numpy as np
 import torch
-from matplotlib.colors import BoundaryNorm, ListedColormap
+from _maps import GREENS, REDS, YELLOWS, Panel, Scale, draw_maps
 from scipy import stats
 from torch.distributions import kl_divergence
 from tqdm import tqdm
@@ -115,33 +115,18 @@ def errors(dim: int) -> np.ndarray:
 
 
 LIMITS = [0, 1, 2, 4, 8, 1e2, 1e4, 1e6, 1e10, 1e300]
-GREENS, REDS = ["#2b6a4d", "#4c9a6f", "#84c191", "#c9e3b4"], ["#e07b52", "#b3403a", "#5b1a2e"]
-COLOURS = [*GREENS, "#fbe7a1", "#f6b26b", *REDS]
 LABELS = ["0", "1", "2", "4", "8", "$10^2$", "$10^4$", "$10^6$", "$10^{10}$", "no digit\nright"]
+SCALE = Scale("error in eps", LIMITS, (*GREENS, *YELLOWS, *REDS), LABELS)
 
 
 def draw(measured: np.ndarray, names: list[str]) -> plt.Figure:
     """A row of maps for each quantity, a column for each package."""
-    colours, norm = ListedColormap(COLOURS), BoundaryNorm(LIMITS, len(COLOURS))
-    figure, axes = plt.subplots(
-        2, len(names), figsize=(9, 5), sharex=True, sharey=True, layout="constrained"
-    )
-    for row, quantity in enumerate(QUANTITIES):
-        for column, name in enumerate(names):
-            panel = axes[row, column]
-            values = np.minimum(measured[:, column, row].T, 1e299)
-            mesh = panel.pcolormesh(
-                DIMS, CONCENTRATIONS, values, cmap=colours, norm=norm, shading="nearest"
-            )
-            panel.set_xscale("log")
-            panel.set_yscale("log")
-            if row == 0:
-                panel.set_title(name.replace(", ", "\n"), size=10)
-        axes[row, 0].set_ylabel(f"{quantity}\n\nconcentration")
-    figure.supxlabel("dimension", size=10)
-    bar = figure.colorbar(mesh, ax=axes, ticks=LIMITS, label="error in eps", aspect=40)
-    bar.ax.set_yticklabels(LABELS)
-    return figure
+    titles = [name.replace(", ", "\n") for name in names]
+    rows = [
+        (quantity, [Panel(title, measured[:, i, row]) for i, title in enumerate(titles)])
+        for row, quantity in enumerate(QUANTITIES)
+    ]
+    return draw_maps(rows, DIMS, CONCENTRATIONS, SCALE, size=(9, 5))
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ exclude_patterns = [
     "_build",
     "accuracy_search.rst",  # pages include these
     "accuracy_table.rst",
+    "audit_table.rst",
     "performance_table.rst",
     "results_*.rst",
     "guide/vae_dimensions.rst",
