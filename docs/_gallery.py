@@ -21,6 +21,7 @@ TILES = {  # the scripts in their order, and which part of its figure stands for
     "hyperspherical_vae.py": (0.08, 0.11, 0.5, 0.53),
     "choosing_a_concentration.py": (0.28, 0.05, 0.77, 0.44),
     "image_vae.py": (0.043, 0.815, 0.247, 0.99),
+    "one_draw.py": (0.0, 0.0, 0.32, 0.5),
     "document_vae.py": (0.375, 0.0, 0.695, 1.0),
     "sentence_vae.py": (0.5, 0.0, 1.0, 1.0),
     "vanishing_kl.py": (0.0, 0.0, 0.51, 1.0),

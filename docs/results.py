@@ -157,6 +157,38 @@ def sentences() -> str:
     return "\n".join(tables)
 
 
+def draws() -> str:
+    """One draw or many."""
+    groups = grouped(read_records(RECORDS / "one_draw.jsonl"), lambda run: run["law"])
+    head = ["Objective", "ELBO", "Log likelihood", "From the true posterior", "From the prior"]
+    rows = [[*head, "Class accuracy", "Encoder", "Decoder"]]
+    decoders = [["Law", *groups[next(iter(groups))][0]["likelihoods"]]]
+    for law, runs in groups.items():
+        for name in runs[0]["scores"]:
+            models = [run["scores"][name] for run in runs]
+            scores = [
+                over_seeds(models, lambda model: model["bounds"]["1"]),
+                over_seeds(models, lambda model: model["bounds"]["1000"]),
+                over_seeds(models, lambda model: model["bounds"]["1000"] - model["bounds"]["1"]),
+                over_seeds(models, lambda model: model["kl"]),
+                over_seeds(models, lambda model: model["accuracy"]),
+            ]
+            scores += [
+                over_seeds(runs, lambda run, name=name, net=net: run["clarities"][name][net])
+                for net in ("encoder", "decoder")
+            ]
+            rows.append([f"{law}, {name}", *scores])
+        decoders.append(
+            [law]
+            + [
+                over_seeds(runs, lambda run, name=name: run["likelihoods"][name])
+                for name in runs[0]["likelihoods"]
+            ]
+        )
+    table = list_table("300 held-out digits, nats per image, and signal by noise", rows)
+    return table + "\n" + list_table("Log likelihood of decoders, nats per image", decoders)
+
+
 def commands() -> str:
     """Every command once, with its machine."""
     lines = [".. code-block:: text", ""]
@@ -170,7 +202,7 @@ def commands() -> str:
 
 def main() -> None:
     """Write the tables."""
-    for table in (images, documents, collapse, sentences, commands):
+    for table in (images, documents, collapse, sentences, draws, commands):
         (HERE / f"results_{table.__name__}.rst").write_text(table())
 
 

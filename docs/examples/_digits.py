@@ -51,12 +51,13 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 class Digits(NamedTuple):
-    """Images with a row each, pixels in [0, 1]; the labels serve the figure only."""
+    """Images with a row each, pixels in [0, 1]; no model here is trained on the labels."""
 
     train: Tensor
     dev: Tensor  # watched during training, never trained on
     test: Tensor
     test_labels: Tensor
+    train_labels: Tensor
 
 
 def binarise(images: Tensor) -> Tensor:
@@ -76,19 +77,20 @@ def sklearn_digits() -> Digits:
     order = torch.randperm(len(bunch.data), generator=torch.Generator().manual_seed(DATA_SEED))
     images = torch.as_tensor(bunch.data, dtype=torch.float32)[order] / 16
     train, dev, test = images.split([len(images) - 500, 200, 300])
-    return Digits(train, dev, test, torch.as_tensor(bunch.target)[order[-300:]])
+    labels = torch.as_tensor(bunch.target)[order]
+    return Digits(train, dev, test, labels[-300:], labels[:-500])
 
 
 def mnist(folder: Path, dev: int = 10_000) -> Digits:
     """MNIST, or a set with its format; the last `dev` training images are the dev set."""
-    images, _ = labelled_images(folder, "train")
+    images, labels = labelled_images(folder, "train")
     test, test_labels = labelled_images(folder, "t10k")
     if len(images) <= dev:
         raise DataError(
             f"{folder / 'train-images-idx3-ubyte'}: expected more than {dev:,} images, the last "
             f"{dev:,} of them to watch the training, found {len(images):,}"
         )
-    return Digits(images[:-dev], images[-dev:], test, test_labels)
+    return Digits(images[:-dev], images[-dev:], test, test_labels, labels[:-dev])
 
 
 def labelled_images(folder: Path, part: str) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ OPTIONS = {
     "hyperspherical_vae": "concentration data dim epochs",
     "image_vae": "checkpoint data device dim epochs law particles record",
     "mixture_of_directions": "count parts steps",
+    "one_draw": "dim epochs record",
     "sentence_vae": "anneal characters checkpoint data decoder device dim embedding epochs hidden "
     "law longest record sentences vocabulary word-dropout",
     "spherical_random_walk": "draws noise steps walk",
@@ -74,6 +75,7 @@ OWN = [
     ("image_vae", "--law normal", "argument --law: expected gaussian, batch-norm, vmf"),
     ("image_vae", "--law vmf:-1", "a number >= 0; got 'vmf:-1'"),
     ("image_vae", "--particles 0", "argument --particles: expected at least 1, got 0"),
+    ("one_draw", "--dim 1", "argument --dim: expected at least 2, got 1"),
     ("sentence_vae", "--law gaussian:3", "gaussian:3"),
     ("sentence_vae", "--law cauchy", "cauchy"),
     ("sentence_vae", "--decoder mute", "mute"),
