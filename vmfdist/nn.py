@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import torch
 from torch import Tensor, distributed, nn
@@ -34,6 +34,7 @@ from vmfdist._validation import (
     set_validation,
 )
 from vmfdist.power_spherical import PowerSpherical
+from vmfdist.rotational import RotationallySymmetric
 from vmfdist.spherical_cauchy import SphericalCauchy
 from vmfdist.von_mises_fisher import VonMisesFisher
 
@@ -46,12 +47,9 @@ _START, _FLOOR = 0.6, 0.01
 _LEAST_CONCENTRATION = 1e-6
 
 
-Law: TypeAlias = VonMisesFisher | PowerSpherical | SphericalCauchy
-
-
 @once(maxsize=1024)
 @in_no_mode
-def _strength_at(mean_cosine: float, law: type[Law], dim: int) -> float:
+def _strength_at(mean_cosine: float, law: type[RotationallySymmetric], dim: int) -> float:
     """The strength at which a law has this mean cosine, which rises with it: by bisection."""
 
     def is_beyond(k: float) -> bool:
@@ -99,13 +97,17 @@ def _check_size(name: str, x: Any, size: int) -> None:
 
 
 def _check_law(law: Any) -> None:
-    if not isinstance(law, type) or not issubclass(law, Law):
+    if not isinstance(law, type) or not issubclass(
+        law, VonMisesFisher | PowerSpherical | SphericalCauchy
+    ):
         raise TypeError(
             f"law must be VonMisesFisher, PowerSpherical or SphericalCauchy, the class, got {law!r}"
         )
 
 
-def _check_concentration(concentration: Any, law: type[Law] = VonMisesFisher) -> float:
+def _check_concentration(
+    concentration: Any, law: type[RotationallySymmetric] = VonMisesFisher
+) -> float:
     end = law._cosine._family.point_mass
     if not 0 <= concentration < end:
         most = "finite" if end == math.inf else f"below {end:g}"
@@ -191,7 +193,7 @@ class SphericalHead(nn.Module):
         self,
         in_features: int,
         dim: int,
-        law: type[Law] = VonMisesFisher,
+        law: type[VonMisesFisher] | type[PowerSpherical] | type[SphericalCauchy] = VonMisesFisher,
         concentration: float | None = None,
         *,
         device: torch.device | str | None = None,
@@ -221,7 +223,7 @@ class SphericalHead(nn.Module):
             self.linear.weight[self.dim :] = 0.0
             self.linear.bias[self.dim :] = 0.0
 
-    def forward(self, features: Tensor) -> Law:
+    def forward(self, features: Tensor) -> VonMisesFisher | PowerSpherical | SphericalCauchy:
         """The law of each row of features."""
         _check_size("features", features, self.in_features)
         weight, bias = self.linear.weight, self.linear.bias
@@ -237,7 +239,7 @@ class SphericalHead(nn.Module):
                 math.isfinite,
             )
         # The parameters are right by now.
-        law: Law
+        law: VonMisesFisher | PowerSpherical | SphericalCauchy
         if self.concentration is None:
             output, raw = output.split([self.dim, 1], -1)
             slope = (self._start - self._floor) / math.log(2)
