@@ -34,6 +34,7 @@ exclude_patterns = [
     "audit_table.rst",
     "performance_table.rst",
     "results_*.rst",
+    "guide/posteriors_table.rst",
     "guide/vae_dimensions.rst",
     "examples/GALLERY_HEADER.rst",  # the gallery's first page
 ]
