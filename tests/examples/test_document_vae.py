@@ -17,6 +17,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.distributions import Multinomial
 
+import _documents
 import document_vae as script
 from _training import Place
 from commands import assert_one_line
@@ -35,7 +36,7 @@ def rows(output: str) -> dict[str, list[float]]:
 
 def bags(*documents: str) -> Documents:
     """Documents of a vocabulary of five words, from lines of a file."""
-    parsed = [script.parse_document(line, 5) for line in documents]
+    parsed = [_documents.parse_document(line, 5) for line in documents]
     return Documents(
         torch.tensor([label for label, _ in parsed]),
         torch.tensor([len(words) for _, words in parsed]),
@@ -236,7 +237,7 @@ def test_perplexity_lies_between_truth_and_word_frequencies(
     monkeypatch.setattr(script, "DRAWS", 20)
     corpus, runs = learned
     rng = np.random.default_rng(7)
-    test, law = script.made_documents(300, rng)
+    test, law = _documents.made_documents(300, rng)
     counts = test[torch.arange(300)].double()
     lengths = counts.sum(-1)
     losses = -(counts * torch.as_tensor(law).log().clamp(min=-1e3)).sum(-1)
@@ -256,11 +257,11 @@ def test_words_of_each_label_are_those_of_its_topic(
     for law, run in runs.items():
         script.print_words(law, run.vae, corpus)
         output = capsys.readouterr().out
-        for label, topic in enumerate(script.TOPICS.splitlines(), 1):
+        for label, topic in enumerate(_documents.TOPICS.splitlines(), 1):
             listed = re.search(rf"^ +{label}  (.*)$", output, re.M)[1].split()
             assert len(set(listed) & set(topic.split())) >= script.WORDS - 1, listed
         for word, near in re.findall(r"^ +(\w+): (.*)$", output, re.M):
-            topics = (words.split() for words in script.TOPICS.splitlines())
+            topics = (words.split() for words in _documents.TOPICS.splitlines())
             (topic,) = (words for words in topics if word in words)
             # by chance there would be less than one
             assert len(set(near.split()) & set(topic)) > script.WORDS / 2, near
@@ -331,11 +332,11 @@ def test_the_last_tenth_of_each_label_is_watched() -> None:
 
 
 def test_made_documents_follow_their_law() -> None:
-    documents, law = script.made_documents(4000, np.random.default_rng(3))
+    documents, law = _documents.made_documents(4000, np.random.default_rng(3))
     np.testing.assert_allclose(law.sum(1), 1)
     lengths, counts = documents.lengths(), documents[torch.arange(4000)].double().numpy()
-    assert lengths.min() == script.SHORTEST
-    assert lengths.max() == script.LONGEST
+    assert lengths.min() == _documents.SHORTEST
+    assert lengths.max() == _documents.LONGEST
     expected = lengths.numpy()[:, None] * law
     variance = (expected * (1 - law)).sum(0)
     deviations = (counts.sum(0) - expected.sum(0)) / np.sqrt(variance)
