@@ -74,6 +74,11 @@ def distances_to(batch: Batch, directions: Tensor) -> Tensor:
     return (1 - batch.cosines(directions)).clamp_(min=0)
 
 
+def nearest(batch: Batch, directions: Tensor) -> Tensor:
+    """The number of the nearest direction, the first of equally near ones."""
+    return batch.cosines(directions).argmax(1)
+
+
 class Clusters(NamedTuple):
     """What a pass over the rows finds, each of them with the centre that is nearest to it."""
 
@@ -96,18 +101,20 @@ def assign(rows: Rows, centers: Tensor) -> Clusters:
     sizes, sums = centers.new_zeros(len(centers)), torch.zeros_like(centers)
     inertia = centers.new_zeros(1)
     for batch in rows.batches(len(centers)):
-        distances = distances_to(batch, centers)
-        nearest = distances.amin(1, keepdim=True)
-        members = distances == nearest
-        if members.sum() > len(members):  # which is rare, and argmin takes long
-            members = torch.nn.functional.one_hot(distances.argmin(1), len(centers))
-        members = members.double()
+        cosines = batch.cosines(centers)
+        largest = cosines.amax(1, keepdim=True)
+        members = cosines.ge_(largest)  # 0 and 1, in the same memory
+        counts = members.sum(0)
+        if counts.sum() > len(batch):  # which is rare, and argmax takes long
+            first = members.argmax(1, keepdim=True)
+            counts = members.zero_().scatter_(1, first, 1).sum(0)
+        distances = (1 - largest).clamp_(min=0)
         if batch.weights is not None:
-            members *= batch.weights
-            nearest *= batch.weights
-        sizes += members.sum(0)
+            counts = members.mul_(batch.weights).sum(0)
+            distances *= batch.weights
+        sizes += counts
         batch.add_sums(sums, members)
-        inertia += nearest.sum()
+        inertia += distances.sum()
     rows.group.add_up(sizes, sums, inertia)
     return Clusters(centers, sizes, sums, inertia.squeeze(0))
 

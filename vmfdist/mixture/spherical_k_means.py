@@ -27,10 +27,11 @@ from vmfdist.mixture._k_means import (
     distances_to,
     k_means_seeds,
     lloyd,
+    nearest,
     random_rows,
     rows_to_start_from,
 )
-from vmfdist.mixture._rows import Batch, Rows
+from vmfdist.mixture._rows import Rows
 
 
 class SphericalKMeans(
@@ -249,7 +250,4 @@ class SphericalKMeans(
 
 
 def _labels(rows: Rows, centers: Tensor) -> Tensor:
-    def nearest(batch: Batch) -> Tensor:
-        return distances_to(batch, centers).argmin(1)
-
-    return rows.gather(nearest, len(centers))
+    return rows.gather(lambda batch: nearest(batch, centers), len(centers))
