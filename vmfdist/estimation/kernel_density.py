@@ -211,7 +211,7 @@ class SphericalKDE(TorchDistribution):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]  # as torch's Independent has it
-        """Whether draws have all gradients, as they have unless weights are to be differentiated."""
+        """Whether draws have all gradients, as they do unless weights are differentiated."""
         return not self._log_weights.requires_grad
 
     def __repr__(self) -> str:

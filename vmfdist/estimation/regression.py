@@ -18,7 +18,7 @@ from vmfdist.von_mises_fisher import VonMisesFisher
 
 @dataclass(frozen=True, eq=False)
 class VonMisesFisherRegression:
-    r"""Directions whose natural parameter depends linearly on inputs; made by :meth:`fit`.
+    r"""Directions whose natural parameter depends linearly on inputs; ``fit`` makes it.
 
     A direction :math:`y_i` in :math:`\mathbb R^d` with inputs :math:`x_i` in :math:`\mathbb R^p` is
     von Mises-Fisher with
@@ -51,10 +51,10 @@ class VonMisesFisherRegression:
     """
 
     coefficients: Tensor
-    """The coefficients, of shape (..., q, d): those of each input in a row, first the intercept."""
+    """Those of each input in a row, the intercept in the first, of shape (..., q, d)."""
 
     covariance: Tensor
-    """Their asymptotic covariance, of shape (..., q d, q d), for ``coefficients.flatten(-2)``."""
+    """The asymptotic one of ``coefficients.flatten(-2)``, of shape (..., q d, q d)."""
 
     log_likelihood: Tensor
     """The log likelihood, the sum of log densities, of shape (...)."""
