@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cases import BOUND, assert_mean, directions, standard_errors_off
+from sizes import KINDS, LEVEL, rejected
 from vmfdist import VonMisesFisher, estimation
 from vmfdist.estimation import concentration_test, mean_direction_test
-
-LEVEL = 0.05
 
 
 def angles(*sizes: int, spreads: tuple[float, ...], seed: int = 0) -> list[np.ndarray]:
@@ -87,20 +86,7 @@ def test_the_stated_direction_is_in_the_cone_or_rejected() -> None:
         assert (result.p_value > p) == (factor < 1)
 
 
-# Sizes: (kind, samples as (size, concentration))
-
-KINDS: dict[str, Any] = {
-    "equal": mean_direction_test,
-    "unequal": lambda *x: mean_direction_test(*x, equal_concentration=False),
-    "stated": lambda *x: mean_direction_test(*x, loc=torch.eye(x[0].shape[-1]).double()[0]),
-    "concentrations": concentration_test,
-}
-
-
-def rejected(kind: str, dim: int, groups: tuple[tuple[int, float], ...], runs: int) -> Tensor:
-    loc = torch.eye(dim, dtype=torch.float64)[0]
-    samples = [VonMisesFisher(loc, float(k)).sample((runs, n)) for n, k in groups]
-    return (KINDS[kind](*samples).p_value < LEVEL).double()
+# Sizes: (kind, samples as (size, concentration)); all of them are in test_estimation_sizes.py.
 
 
 @pytest.mark.parametrize(
@@ -128,33 +114,6 @@ def test_unequal_concentrations_spoil_the_test_that_takes_them_for_equal() -> No
     groups = ((10, 10), (30, 100))
     assert rejected("equal", 3, groups, 500).mean() > 0.2
     assert rejected("equal", 3, groups[::-1], 500).mean() > 0.2  # whatever the order
-
-
-SIZES = [
-    *(("unequal", ((n, k), (m, k))) for n, m in ((20, 20), (20, 50)) for k in (1, 3, 10, 100)),
-    ("unequal", ((20, 1), (20, 100))),
-    ("unequal", ((20, 3), (60, 100))),
-    ("unequal", ((60, 3), (20, 100))),
-    ("unequal", ((50, 10), (20, 100))),
-    ("unequal", ((100, 1), (100, 10))),
-    ("unequal", ((20, 3), (30, 10), (40, 100))),
-    *(("equal", ((20, k), (20, k), (20, k))) for k in (1, 3, 10, 100)),
-    *(("stated", ((n, k),)) for n in (20, 100) for k in (1, 3, 10, 100)),
-    *(("concentrations", ((20, k), (m, k))) for m in (20, 50) for k in (1, 3, 10, 100)),
-    *(("concentrations", ((20, k), (20, k), (20, k))) for k in (1, 10, 100)),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dim", [2, 3, 10])
-def test_sizes(dim: int) -> None:
-    for kind, groups in SIZES:
-        size = rejected(kind, dim, groups, 20_000).mean().item()
-        # There some twenty vectors hardly tell a direction.
-        smallest = min(k for _, k in groups)
-        weak = smallest < 3 or (dim == 10 and smallest <= 10)
-        lowest, highest = (0.0, 0.08) if weak else (0.04, 0.06)
-        assert lowest <= size <= highest, (kind, groups, size)
 
 
 def test_powers() -> None:
@@ -251,7 +210,7 @@ def test_unchecked_data_that_are_no_numbers_make_nan(bad: float) -> None:
     spoilt = good.clone()
     spoilt[0, 1] = bad
     samples, other = torch.stack([good, spoilt]), directions(4, 3, seed=3)
-    for kind in KINDS:
+    for kind in ("equal", "unequal", "stated", "concentrations"):
         given = (samples,) if kind == "stated" else (other, samples)
         for x in KINDS[kind](*given):
             assert x.isnan().tolist() == [False, True], kind

@@ -96,11 +96,19 @@ def test_blocks_and_batches_change_nothing(statistic: str, monkeypatch: pytest.M
     whole = uniformity_test(samples, statistic, simulations=50, seed=3)
     assert whole.statistic.shape == whole.p_value.shape == (2, 3)
     state = torch.get_rng_state()
-    monkeypatch.setattr(uniformity, "_BLOCK_NUMBERS", 100)
+    monkeypatch.setattr(uniformity, "BLOCK_NUMBERS", 100)
     torch.testing.assert_close(uniformity_test(samples, statistic, simulations=50, seed=3), whole)
     single = uniformity_test(samples[1, 2], statistic, simulations=50, seed=3)
     torch.testing.assert_close(single.p_value, whole.p_value[1, 2])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_simulated_p_values_are_fractions() -> None:
+    null = torch.arange(99, dtype=torch.float64)
+    p_value = uniformity.simulated_p_value(null, null)  # each is among those that are as large
+    assert p_value.tolist() == [b / 100 for b in range(100, 1, -1)]
+    each = uniformity.simulated_p_value(null[:2, None], torch.stack([null, null + 1]))
+    assert each.tolist() == [[1.0], [1.0]]
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)

@@ -1,6 +1,6 @@
 r"""
-Measured directions: a fit, its cones, its check, and a test of uniformity
-==========================================================================
+Measured directions: a fit, its cones, and what it is tested for
+================================================================
 
 Two questions about directions, as a statistician meets them.
 
@@ -9,10 +9,12 @@ is the mean direction, how far off may it be, how much do specimens scatter, and
 Mises-Fisher law a fair account of them? The script fits one by maximum likelihood and prints what a
 palaeomagnetist reports, with two cones that are easily confused: the *confidence cone* holds the
 true mean direction with a probability of 95 % and closes as data come in; the *mass cone* holds
-95 % of the specimens and does not.
+95 % of the specimens and does not. Another direction, that of a field which is known, is tested for
+being the mean direction of these: it is so where it lies within the confidence cone.
 
 **Craters.** Do the impact craters of a planet lie all over it alike? Rayleigh's test of uniformity
-answers against laws with a mean direction. (Craters that gather at both poles have none, and pass.)
+answers against laws with a mean direction. Craters that gather at both poles have none, and pass;
+Bingham's test sees these, and one of components along random directions sees whatever there is.
 
 It needs the ``examples`` extra, with ``_sphere.py`` and ``_options.py`` beside it, takes seconds,
 prints two tables and draws one figure::
@@ -25,16 +27,16 @@ begin: ``declination`` (from north to east) and ``inclination`` (below the horiz
 ``longitude`` and ``diameter``, which sets the size of the dots; angles in degrees. A direction of
 remanence is :math:`(\cos I \cos D, \cos I \sin D, \sin I)`, that is north, east, down.
 
-**The check of the fit.** Under the fitted law the cosine of the angle to ``loc`` has a distribution
-function, ``law.cosine.cdf``, that makes the data uniform; the script takes their Kolmogorov
-distance from that. Since the law was fitted to these same data, tables of that distance do not
-hold. So the script draws data from the fitted law and fits them again, all of them in one batch,
-and counts how often they are further off (a parametric bootstrap).
+**The check of the fit.** ``goodness_of_fit`` asks two things of a law: whether cosines to its mean
+direction follow the law they should have, and whether specimens lie alike on all sides of it. Since
+the law was fitted to these same data, tables of such statistics do not hold; their p-values come
+from data that are drawn from the fitted law and fitted again (a parametric bootstrap). A quantile
+plot shows what to look for: the angles to the mean direction, in order, beside those that the law
+has for as many specimens. Points above the line at its end are outliers, a bend is another law.
 
 References:
     Fisher (1953), Dispersion on a sphere, doi:10.1098/rspa.1953.0064. Mardia and Jupp (2000),
-    Directional statistics, sections 10.3 and 10.4. Stute, Gonzalez Manteiga and Presedo Quindimil
-    (1993), Bootstrap based goodness-of-fit-tests, Metrika 40, 243-256.
+    Directional statistics, sections 10.2 to 10.4.
 """  # noqa: D205, D212, D415
 
 from __future__ import annotations
@@ -51,32 +53,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
-from _options import DataError, add_seed_and_output, ends_in_one_line, save_figure
+from _options import DataError, add_seed_and_output, ends_in_one_line, read_number, save_figure
 from _sphere import BLUE, GREY, INK, ORANGE, PALE
 from vmfdist import VonMisesFisher
-from vmfdist.estimation import TestResult, confidence_cone, rayleigh_test, standard_errors
+from vmfdist.estimation import (
+    GoodnessOfFit,
+    TestResult,
+    confidence_cone,
+    goodness_of_fit,
+    mean_direction_test,
+    rayleigh_test,
+    standard_errors,
+    uniformity_test,
+)
 
 PROGRAM = "directional_data.py"
 LEVEL = 0.95
-REPLICATES = 1999  # of the bootstrap
-CHUNK = 2**14  # directions drawn at a time, so that the bar moves
+SIMULATIONS = 999  # for the p-values that have no closed form
+FIELD = (150.0, 55.0)  # the true mean direction of made data
 
 # %%
-# Remanence: a fit and its check
+# Remanence: a fit and its tests
 # ------------------------------
-# Everything is in float64. Where 1 - cosine is small it is half the square of the chord, which
-# rounding does not touch.
-
-
-class Check(NamedTuple):
-    """How far the cosines are from what the law says, beside data that do follow the law."""
-
-    probabilities: Tensor  # cdf of the cosines, shape (n,): uniform if the law is right
-    distance: float  # Kolmogorov's, of these from uniform
-    p_value: float
-    critical: float  # distance that a share of 1 - LEVEL of the drawn data exceed
+# Everything is in float64.
 
 
 class Fit(NamedTuple):
@@ -87,11 +87,12 @@ class Fit(NamedTuple):
     bias_corrected: VonMisesFisher
     confidence_cone: float  # half-angles in radians
     mass_cone: float
-    check: Check
+    field: TestResult  # of the mean direction that is stated
+    goodness: GoodnessOfFit
 
 
-def fit(x: Tensor) -> Fit:
-    """Fit a von Mises-Fisher law and check it."""
+def fit(x: Tensor, field: Tensor) -> Fit:
+    """Fit a von Mises-Fisher law and test it, and a mean direction that is stated."""
     law = VonMisesFisher.fit(x)
     return Fit(
         x,
@@ -99,37 +100,14 @@ def fit(x: Tensor) -> Fit:
         VonMisesFisher.fit(x, bias_corrected=True),
         confidence_cone(x, LEVEL).item(),
         law.mass_cone(LEVEL).item(),
-        check(x, law),
+        mean_direction_test(x, loc=field),
+        goodness_of_fit(x, simulations=SIMULATIONS),
     )
 
 
-def check(x: Tensor, law: VonMisesFisher) -> Check:
-    """Compare the cosines of data with the law fitted to them."""
-    u = probabilities(x, law)
-    seen = kolmogorov(u).item()
-    sizes = [len(part) for part in torch.empty(REPLICATES).split(max(1, CHUNK // len(x)))]
-    drawn = []
-    for size in tqdm(sizes, desc="bootstrap", leave=False, delay=1):
-        again = law.sample((size, len(x)))
-        drawn.append(kolmogorov(probabilities(again, VonMisesFisher.fit(again))))
-    distances = torch.cat(drawn)
-    p_value = (1 + (distances >= seen).sum().item()) / (1 + REPLICATES)
-    return Check(u, seen, p_value, distances.quantile(LEVEL).item())
-
-
-def probabilities(x: Tensor, law: VonMisesFisher) -> Tensor:
-    """The distribution function of the cosine at the data (..., n, 3) of each law."""
-    one_minus_cosine = (x - law.loc.unsqueeze(-2)).square().sum(-1) / 2
-    cosine = law.cosine.expand(one_minus_cosine.shape[-1:] + law.batch_shape)
-    return cosine.cdf(one_minus_value=one_minus_cosine.movedim(-1, 0)).movedim(0, -1)
-
-
-def kolmogorov(u: Tensor) -> Tensor:
-    """The largest distance of the distribution of each row from the uniform one."""
-    n = u.shape[-1]
-    steps = torch.arange(n + 1, dtype=u.dtype) / n
-    ordered = u.sort(-1).values
-    return torch.maximum(steps[1:] - ordered, ordered - steps[:-1]).amax(-1)
+def angles_to_mean(x: Tensor, law: VonMisesFisher) -> Tensor:
+    """Of the half chord, which keeps the digits of small ones."""
+    return 2 * torch.asin((x - law.loc).norm(dim=-1) / 2)
 
 
 def remanence_table(found: Fit, source: str) -> str:
@@ -142,8 +120,8 @@ def remanence_table(found: Fit, source: str) -> str:
         error = "none, the data do not tell a direction"
     confidence, mass = math.degrees(found.confidence_cone), math.degrees(found.mass_cone)
     k, k_error, corrected = law.concentration, errors.concentration, found.bias_corrected
-    angle = 2 * torch.asin((x - law.loc).norm(dim=-1) / 2)
-    within = int((angle <= found.mass_cone).sum())
+    within = int((angles_to_mean(x, law) <= found.mass_cone).sum())
+    cosine, tangent = found.goodness
     return table(
         f"Directions of remanence ({source})",
         {
@@ -156,14 +134,19 @@ def remanence_table(found: Fit, source: str) -> str:
             "  bias corrected": f"{corrected.concentration:.4f}",
             "cone of 95 % of the law": f"{mass:.2f} degrees, {within} of {len(x)} are within",
             "log likelihood": f"{law.log_prob(x).sum():.6f}",
-            "Kolmogorov distance": f"{found.check.distance:.4f}, p-value {found.check.p_value:.3f}",
+            "mean direction as stated": f"p-value {found.field.p_value:.4f}",
+            "goodness of fit": f"p-value {found.goodness.p_value:.3f}",
+            "  cosines": f"{cosine.statistic:.4f}, p-value {cosine.p_value:.3f}",
+            "  tangents": f"{tangent.statistic:.4f}, p-value {tangent.p_value:.3f}",
         },
     )
 
 
 # %%
-# Craters: is there a direction at all?
-# -------------------------------------
+# Craters: is there a direction at all, or anything else?
+# -------------------------------------------------------
+# Components along random directions take time proportional to the number of craters, where Giné's
+# statistic takes its square.
 
 
 class Craters(NamedTuple):
@@ -173,8 +156,25 @@ class Craters(NamedTuple):
     diameters: Tensor  # (n,), km
 
 
-def crater_table(x: Tensor, test: TestResult, source: str) -> str:
-    """Rayleigh's test as text."""
+class Uniformity(NamedTuple):
+    """Tests of craters."""
+
+    rayleigh: TestResult
+    bingham: TestResult
+    projections: TestResult
+
+
+def uniformity(x: Tensor) -> Uniformity:
+    """Test whether directions are uniform, in three ways."""
+    return Uniformity(
+        rayleigh_test(x),
+        uniformity_test(x, "bingham"),
+        uniformity_test(x, "projections", simulations=SIMULATIONS),
+    )
+
+
+def crater_table(x: Tensor, tests: Uniformity, source: str) -> str:
+    """The tests as text."""
     law = VonMisesFisher.fit(x)
     longitude, latitude = to_angles(law.loc).tolist()
     error = standard_errors(law, len(x)).concentration
@@ -185,8 +185,12 @@ def crater_table(x: Tensor, test: TestResult, source: str) -> str:
             "mean resultant length": f"{x.mean(0).norm():.7f}",
             "mean latitude, longitude": f"{latitude:.1f}, {longitude:.1f} degrees",
             "concentration": f"{law.concentration:.7f}, standard error {error:.4f}",
-            "Rayleigh's statistic": f"{test.statistic:.6f}",
-            "  p-value": f"{test.p_value:.5f}",
+            "Rayleigh's statistic": f"{tests.rayleigh.statistic:.6f}",
+            "  p-value": f"{tests.rayleigh.p_value:.5f}",
+            "Bingham's statistic": f"{tests.bingham.statistic:.6f}",
+            "  its p-value": f"{tests.bingham.p_value:.5f}",
+            "that of projections": f"{tests.projections.statistic:.6f}",
+            "  simulated p-value": f"{tests.projections.p_value:.3f}",
         },
     )
 
@@ -225,7 +229,7 @@ def to_angles(x: Tensor) -> Tensor:
 
 def made_remanence() -> Tensor:
     """26 directions from a von Mises-Fisher law."""
-    loc = from_angles(*torch.tensor([150.0, 55.0], dtype=torch.float64))
+    loc = from_angles(*torch.tensor(FIELD, dtype=torch.float64))
     return VonMisesFisher(loc, 110.0).sample((26,))
 
 
@@ -273,7 +277,7 @@ def read_columns(path: Path, names: Sequence[str]) -> Tensor:
                     if len(row) != len(header):
                         raise DataError(f"{where}: expected {len(header)} values, found {len(row)}")
                     pairs = zip(names, columns, strict=True)
-                    rows.append([read_number(where, name, row[i]) for name, i in pairs])
+                    rows.append([read_entry(where, name, row[i]) for name, i in pairs])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: expected a readable CSV file, found: {error}") from error
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, len(names)).mT
@@ -288,7 +292,7 @@ def find_column(path: Path, header: list[str], name: str) -> int:
     raise DataError(f"{path}, line 1: expected a column named {name}, found {found}")
 
 
-def read_number(where: str, name: str, text: str) -> float:
+def read_entry(where: str, name: str, text: str) -> float:
     """Read a number between the limits of its column."""
     low, high = LIMITS[name]
     try:
@@ -306,8 +310,8 @@ def read_number(where: str, name: str, text: str) -> float:
 # ----------
 
 
-def draw_figure(path: Path, found: Fit, craters: Craters, test: TestResult) -> None:
-    """The directions about their mean, their cosines, and the map of the craters."""
+def draw_figure(path: Path, found: Fit, craters: Craters, tests: Uniformity) -> None:
+    """The directions about their mean, their quantiles, and the map of the craters."""
     figure = Figure(figsize=(16, 5.2), facecolor="white")
     grid = figure.add_gridspec(1, 3, width_ratios=(1, 0.95, 2))
     grid.update(left=0.02, right=0.985, bottom=0.22, top=0.87, wspace=0.14)
@@ -315,8 +319,8 @@ def draw_figure(path: Path, found: Fit, craters: Craters, test: TestResult) -> N
     right = figure.add_subplot(grid[2], projection="hammer")
     titles = {
         left: draw_directions(left, found),
-        middle: draw_check(middle, found.check),
-        right: draw_craters(right, craters, test),
+        middle: draw_quantiles(middle, found),
+        right: draw_craters(right, craters, tests.rayleigh),
     }
     for axes, title in titles.items():
         box = axes.get_position(original=True)
@@ -374,23 +378,21 @@ def circle(radius: float) -> tuple[Tensor, Tensor]:
     return radius * turn.cos(), radius * turn.sin()
 
 
-def draw_check(axes: Axes, check: Check) -> str:
-    """The distribution of the cosines' probabilities beside the uniform one."""
-    u = check.probabilities.sort().values
-    edges, shares = torch.cat([u.new_zeros(1), u, u.new_ones(1)]), torch.arange(len(u) + 1) / len(u)
-    axes.stairs(shares, edges, baseline=None, color=BLUE, lw=2, label="data")
-    axes.plot([0, 1], [0, 1], color=GREY, lw=1, label="the fitted law")
-    away = check.critical
-    style = {"color": ORANGE, "ls": "--", "lw": 1.5}
-    axes.plot([0, 1 - away], [away, 1], label=f"{LEVEL:.0%} of fits stay within", **style)
-    axes.plot([away, 1], [0, 1 - away], **style)
-    ticks = [0, 0.5, 1]
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=ticks, yticks=ticks)
+def draw_quantiles(axes: Axes, found: Fit) -> str:
+    """The angles to the mean direction beside the quantiles that the law has for them."""
+    n = len(found.x)
+    expected = found.law.mass_cone((torch.arange(n, dtype=torch.float64) + 0.5) / n)
+    angles = angles_to_mean(found.x, found.law).sort().values
+    outer = 1.08 * math.degrees(max(expected.max(), angles.max()))
+    axes.plot([0, outer], [0, outer], color=GREY, lw=1, label="the fitted law")
+    points = expected.rad2deg(), angles.rad2deg()
+    axes.scatter(*points, s=22, color=BLUE, linewidths=0, label="directions", zorder=3)
+    axes.set(xlim=(0, outer), ylim=(0, outer), aspect="equal")
     axes.tick_params(labelsize=8, labelcolor=GREY, color=PALE)
     axes.spines[:].set_color(PALE)
-    axes.set_xlabel("cdf of the cosine to the mean direction", size=9, color=GREY)
-    axes.set_ylabel("share of the directions", size=9, color=GREY)
-    return f"the check of the fit: p-value {check.p_value:.2f}"
+    axes.set_xlabel("quantile of the angle, degrees", size=9, color=GREY)
+    axes.set_ylabel("angle to the mean direction, degrees", size=9, color=GREY)
+    return f"quantiles: p-value of the fit {found.goodness.p_value:.2g}"
 
 
 def draw_craters(axes: Axes, craters: Craters, test: TestResult) -> str:
@@ -423,13 +425,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the options; argparse itself ends the run, with exit code 2, where one is wrong."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Fit a von Mises-Fisher law to directions of remanence and check it; test the "
+        description="Fit a von Mises-Fisher law to directions of remanence and test it; test the "
         "craters of a planet for uniformity; print both and draw one figure.",
     )
     text = "CSV file with the columns declination and inclination in degrees; else made data"
     parser.add_argument("--remanence", metavar="FILE", type=Path, help=text)
     text = "CSV file with the columns latitude, longitude (degrees), diameter (km); else made data"
     parser.add_argument("--craters", metavar="FILE", type=Path, help=text)
+    text = "the mean direction to test for (default: %(default)s, the true one of made data)"
+    angle = read_number(-360, 360)
+    parser.add_argument(
+        "--field", metavar=("D", "I"), nargs=2, type=angle, default=FIELD, help=text
+    )
     add_seed_and_output(parser)
     return parser.parse_args(argv)
 
@@ -443,11 +450,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources = [f"made data, seed {options.seed}" if file is None else str(file) for file in files]
     x = made_remanence() if options.remanence is None else read_remanence(options.remanence)
     craters = made_craters() if options.craters is None else read_craters(options.craters)
-    found, test = fit(x), rayleigh_test(craters.x)
+    field = from_angles(*torch.tensor(options.field, dtype=torch.float64))
+    found, tests = fit(x, field), uniformity(craters.x)
     print(remanence_table(found, sources[0]))
     print()
-    print(crater_table(craters.x, test, sources[1]))
-    draw_figure(options.output, found, craters, test)
+    print(crater_table(craters.x, tests, sources[1]))
+    draw_figure(options.output, found, craters, tests)
     print(f"figure: {options.output}")
     return 0
 

@@ -20,11 +20,11 @@ from vmfdist import VonMisesFisher
 
 
 @pytest.fixture
-def few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directional, "REPLICATES", 99)
+def few_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directional, "SIMULATIONS", 99)
 
 
-@pytest.mark.usefixtures("few_replicates")
+@pytest.mark.usefixtures("few_simulations")
 def test_directions_run_on_made_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figure = tmp_path / "directions.png"
 
@@ -52,7 +52,7 @@ def langevin_inverse(length: float) -> mpmath.mpf:
     return mpmath.findroot(lambda k: mpmath.coth(k) - 1 / k - length, 1 / (1 - length))
 
 
-@pytest.mark.usefixtures("few_replicates")
+@pytest.mark.usefixtures("few_simulations")
 def test_remanence_of_a_cross(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Four directions ten degrees from east.
     data = tmp_path / "cross.csv"
@@ -90,13 +90,28 @@ def test_remanence_of_a_cross(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for name, angle in angles.items():
         assert numbers(output, name)[0] == pytest.approx(math.degrees(angle), abs=0.0051), name
     assert "4 of 4 are within" in output
-    # All four have the probability p, so that their distribution is a step there.
-    p = float(mpmath.exp(k * (cosine - 1)))
-    distance = pytest.approx(max(p, 1 - p), abs=1e-4)
-    assert numbers(output, "Kolmogorov distance")[0] == distance
+    # All four have the probability p; seen from east they lie on two axes at right angles.
+    p = mpmath.exp(k * (cosine - 1))
+    expected = pytest.approx(float(-4 - 4 * (mpmath.log(p) + mpmath.log(1 - p))), abs=1e-4)
+    assert numbers(output, "cosines")[0] == expected
+    assert numbers(output, "tangents")[0] == pytest.approx(0, abs=1e-4)
+    assert numbers(output, "tangents")[1] == 1
 
 
-@pytest.mark.usefixtures("few_replicates")
+@pytest.mark.usefixtures("few_simulations")
+def test_a_field_is_tested_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "cross.csv"
+    data.write_text("declination,inclination\n80,0\n100,0\n90,10\n90,-10\n")
+    options = ["--remanence", str(data), "--output", str(tmp_path / "cross.png"), "--field"]
+    confidence = math.acos(1 - (1 / math.cos(math.radians(10)) - 1) * (0.05 ** (-1 / 3) - 1))
+    for angle, p_value in ((0.0, 1.0), (math.degrees(confidence), 0.05)):
+        assert directional.main([*options, "90", str(-angle)]) == 0
+        output = capsys.readouterr().out.split("\n\n")[0]
+        found = numbers(output, "mean direction as stated")
+        assert found == [pytest.approx(p_value, abs=2e-4)]
+
+
+@pytest.mark.usefixtures("few_simulations")
 def test_remanence_without_a_direction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, figure = tmp_path / "axes.csv", tmp_path / "axes.png"
     data.write_text("declination,inclination\n0,0\n90,0\n180,0\n270,0\n0,90\n0,-90\n")
@@ -112,7 +127,7 @@ def test_remanence_without_a_direction(tmp_path: Path, capsys: pytest.CaptureFix
     assert_png(figure)
 
 
-@pytest.mark.usefixtures("few_replicates")
+@pytest.mark.usefixtures("few_simulations")
 @pytest.mark.parametrize(
     ("rows", "length", "mean"),
     [
@@ -142,6 +157,13 @@ def test_craters_with_known_statistics(
     assert numbers(output, "Rayleigh's statistic") == [pytest.approx(statistic, abs=2e-6)]
     p_value = pytest.approx(stats.chi2(3).sf(statistic), abs=1e-5)
     assert numbers(output, "p-value") == [p_value]
+    x = directional.read_craters(data).x
+    moments = np.linalg.eigvalsh((x.mT @ x / n).numpy())
+    bingham = n * 3 * 5 / 2 * np.square(moments - 1 / 3).sum()
+    assert numbers(output, "Bingham's statistic") == [pytest.approx(bingham, abs=2e-6)]
+    expected = pytest.approx(stats.chi2(5).sf(bingham), abs=1e-5)
+    assert numbers(output, "its p-value") == [expected]
+    assert 0.01 <= numbers(output, "simulated p-value")[0] <= 1
     k = float(langevin_inverse(length)) if length else 0.0
     assert numbers(output, "concentration")[0] == pytest.approx(k, abs=1e-5)
     if mean is not None:
@@ -149,64 +171,20 @@ def test_craters_with_known_statistics(
         assert numbers(output, "mean latitude, longitude") == expected
 
 
-def test_kolmogorov_distance() -> None:
-    u = torch.rand(5, 30, dtype=torch.float64)
-    expected = [stats.kstest(row, "uniform").statistic for row in u.numpy()]
-    np.testing.assert_allclose(directional.kolmogorov(u).numpy(), expected, rtol=1e-12)
-
-
-def test_probabilities_are_those_of_the_angles() -> None:
-    laws = VonMisesFisher(
-        torch.eye(3, dtype=torch.float64), torch.tensor([0.5, 3.0, 40.0]).double()
-    )
-    x = laws.sample((7,)).movedim(0, 1)
-    w, k = (x * laws.loc.unsqueeze(1)).sum(-1), laws.concentration.unsqueeze(1)
-    expected = (torch.exp(k * (w - 1)) - torch.exp(-2 * k)) / -torch.expm1(-2 * k)
-    torch.testing.assert_close(directional.probabilities(x, laws), expected, rtol=1e-9, atol=0)
-
-
-@pytest.mark.usefixtures("few_replicates")
-def test_check_accepts_the_law_and_rejects_another() -> None:
-    loc = torch.tensor([0.0, 0.6, 0.8], dtype=torch.float64)
-    law = VonMisesFisher(loc, 50.0)
-    p_values = [directional.fit(law.sample((20,))).check.p_value for _ in range(20)]
-    # Uniform: more than 9 of 20 below 0.1 come with a probability below 1e-5.
-    assert stats.binom(20, 0.1).sf(9) < 1e-5
-    assert sum(p <= 0.1 for p in p_values) <= 9
-    # Two thirds close together and one third scattered: not one concentration.
-    other = torch.cat(
-        [VonMisesFisher(loc, 500.0).sample((40,)), VonMisesFisher(loc, 5.0).sample((20,))]
-    )
-    check = directional.fit(other).check
-    assert check.p_value == pytest.approx(0.01)  # the lowest of 99 replicates
-    assert check.distance > check.critical
-
-
-def test_critical_distance_is_that_of_a_fitted_law() -> None:
-    # Highly concentrated directions are normal in the plane, and the squares of their distances
-    # from the mean are exponential, with a mean that is estimated too.
-    n, random = 20, np.random.default_rng(1)
-    points = random.standard_normal((4000, n, 2))
-    t = np.square(points - points.mean(1, keepdims=True)).sum(-1)
-    u = np.sort(-np.expm1(-t / t.mean(1, keepdims=True)), axis=1)
-    steps = np.arange(n + 1) / n
-    distances = np.maximum(steps[1:] - u, u - steps[:-1]).max(1)
-    expected = np.quantile(distances, 0.95)
-    x = VonMisesFisher(torch.eye(3, dtype=torch.float64)[0], 1e4).sample((n,))
-    check = directional.check(x, VonMisesFisher.fit(x))
-    assert check.critical == pytest.approx(expected, rel=0.06)
-    # The table for a law that was not fitted says something else.
-    assert stats.kstwo(n).ppf(0.95) > 1.2 * expected
-
-
-@pytest.mark.usefixtures("few_replicates")
-def test_bootstrap_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = VonMisesFisher(torch.eye(3, dtype=torch.float64)[0], 9.0).sample((20,))
-    whole = directional.check(x, VonMisesFisher.fit(x))
-    monkeypatch.setattr(directional, "CHUNK", 20 * 7)
-    parts = directional.check(x, VonMisesFisher.fit(x))
-    assert parts.distance == whole.distance
-    assert parts.critical == pytest.approx(whole.critical, rel=0.25)
+@pytest.mark.usefixtures("few_simulations")
+def test_quantiles_are_those_of_the_angles() -> None:
+    law = VonMisesFisher(torch.eye(3, dtype=torch.float64)[0], 40.0)
+    found = directional.fit(law.sample((200,)), law.loc)
+    axes = Figure().add_subplot()
+    directional.draw_quantiles(axes, found)
+    expected, angles = np.radians(np.asarray(axes.collections[0].get_offsets())).T
+    k = found.law.concentration.item()
+    below = np.expm1(-k * (1 - np.cos(expected))) / np.expm1(-2 * k)
+    np.testing.assert_allclose(below, (np.arange(200) + 0.5) / 200, rtol=1e-9)
+    measured = torch.acos(found.x @ found.law.loc).sort().values.numpy()
+    np.testing.assert_allclose(measured, angles, rtol=1e-9)
+    # so much of a law's quantiles are off by: a fiftieth of the largest angle, but for outliers
+    assert np.abs(angles - expected)[:180].max() < 0.03
 
 
 def test_angles_and_back() -> None:
@@ -219,7 +197,7 @@ def test_angles_and_back() -> None:
     torch.testing.assert_close(angles, torch.stack([azimuth, elevation], -1)[:3])
 
 
-@pytest.mark.usefixtures("few_replicates")
+@pytest.mark.usefixtures("few_simulations")
 def test_projection_keeps_areas_and_sides() -> None:
     for angle in (0.1, 1.0, 3.0):
         cap = 2 * math.pi * (1 - math.cos(angle))
@@ -227,7 +205,7 @@ def test_projection_keeps_areas_and_sides() -> None:
     degrees = torch.tensor([[85, 95, 90, 90, 275], [0, 0, 8, -8, 0]], dtype=torch.float64)
     x = directional.from_angles(*degrees)
     axes = Figure().add_subplot()
-    directional.draw_directions(axes, directional.fit(x))
+    directional.draw_directions(axes, directional.fit(x, x[0]))
     points = torch.as_tensor(np.asarray(axes.collections[0].get_offsets()))
     loc = VonMisesFisher.fit(x).loc
     torch.testing.assert_close(points.norm(dim=-1), (x - loc).norm(dim=-1))

@@ -3,9 +3,10 @@ r"""How well samples determine a von Mises-Fisher law, and tests of hypotheses a
 The law itself is fitted by :meth:`vmfdist.VonMisesFisher.fit`. Here are the errors of such a fit,
 :func:`fisher_information`, :func:`standard_errors` and :func:`confidence_cone`, and tests:
 :func:`rayleigh_test` and :func:`uniformity_test` of uniformity, :func:`mean_direction_test` of mean
-directions that are equal or stated, and :func:`concentration_test` of equal concentrations. And
-where one law does not fit, :class:`SphericalKDE` is a density that takes the shape of the data, and
-:class:`VonMisesFisherRegression` lets the law depend on inputs.
+directions that are equal or stated, :func:`concentration_test` of equal concentrations, and
+:func:`goodness_of_fit` of the law itself. And where one law does not fit, :class:`SphericalKDE` is
+a density that takes the shape of the data, and :class:`VonMisesFisherRegression` lets the law
+depend on inputs.
 
 Samples have shape (..., n, d), unit vectors along the last dimension and a sample along the one
 before; results have shape (...). They are formed in float64 and returned in the dtype of the
@@ -34,6 +35,7 @@ References:
 from __future__ import annotations
 
 from vmfdist.estimation.comparison import concentration_test, mean_direction_test
+from vmfdist.estimation.goodness import GoodnessOfFit, goodness_of_fit
 from vmfdist.estimation.kernel_density import SphericalKDE
 from vmfdist.estimation.mean_shift import Modes
 from vmfdist.estimation.precision import (
@@ -49,6 +51,7 @@ from vmfdist.estimation.uniformity import rayleigh_test, uniformity_test
 
 __all__ = [
     "FisherInformation",
+    "GoodnessOfFit",
     "Modes",
     "SphericalKDE",
     "StandardErrors",
@@ -57,6 +60,7 @@ __all__ = [
     "concentration_test",
     "confidence_cone",
     "fisher_information",
+    "goodness_of_fit",
     "mean_direction_test",
     "rayleigh_test",
     "standard_errors",
