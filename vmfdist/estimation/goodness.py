@@ -28,7 +28,7 @@ class GoodnessOfFit(NamedTuple):
 
     @property
     def p_value(self) -> Tensor:
-        """Of both together: twice the smaller one (Bonferroni), 1 at most."""
+        """That of both together, twice the smaller one (Bonferroni), 1 at most."""
         return (2 * torch.minimum(self.cosine.p_value, self.tangent.p_value)).clamp(max=1)
 
 
