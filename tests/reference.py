@@ -319,6 +319,14 @@ def spherical_cauchy(dim: Number, k: Number) -> SphericalCauchyRadial:
     return spherical_cauchy_by_quadrature(dim, k)
 
 
+def signed_score(score: mp.mpf) -> mp.mpf:
+    """The s >= 0 with 2 Phi(s) - 1 = Phi(score)."""
+    if score < 0:
+        return mp.sqrt(2) * mp.erfinv(mp.ncdf(score))
+    half = mp.log(mp.ncdf(-score) / 2)
+    return mp.findroot(lambda s: mp.log(mp.ncdf(-s)) - half, score + mp.mpf("0.1"))
+
+
 class CosineReference:
     """Tail integrals of the density of u = artanh(-w), exp(-k s) (t (2 - t))^(m/2) du.
 
@@ -431,16 +439,23 @@ class CosineReference:
         """Errors of the normal score and (relative) of the rate, beyond the rounding of t itself.
 
         An ulp of t moves the score by the density times eps / (2 - t) in u; the rate belongs to the
-        exact quantile and moves over the scale 2 - t.
+        exact quantile and moves over the scale 2 - t. On the circle the score is that of the angle
+        with its sign.
         """
+        score, relative, slope = self.deviations(zeta, t, rate)
+        rounding = mp.mpf(eps) / (2 - mp.mpf(t))
+        zero = mp.mpf(0)
+        return max(zero, score - rounding * slope), max(zero, relative - rounding)
+
+    def deviations(self, zeta: float, t: float, rate: float) -> tuple[mp.mpf, mp.mpf, mp.mpf]:
+        """The whole of both errors, and how the score changes with u."""
         u = mp.log(mp.mpf(t) / (2 - mp.mpf(t))) / 2
         score, true_rate = self.score_and_rate(u)
-        slope = self.density(u) / self.total * mp.sqrt(2 * mp.pi) * mp.exp(score**2 / 2)
-        rounding = mp.mpf(eps) / (2 - mp.mpf(t))
-        return (
-            max(mp.mpf(0), abs(score - mp.mpf(zeta)) - rounding * slope),
-            max(mp.mpf(0), abs(rate / true_rate - 1) - rounding),
-        )
+        slope = self.density(u) / self.total
+        if self.m == 1:
+            zeta, score, slope = abs(zeta), signed_score(score), slope / 2
+        slope *= mp.sqrt(2 * mp.pi) * mp.exp(score**2 / 2)
+        return abs(score - mp.mpf(zeta)), abs(rate / true_rate - 1), slope
 
 
 class SphericalCauchyCosineReference(CosineReference):

@@ -492,7 +492,8 @@ def test_draws_and_gradients_at_the_ends(dim: int, k: float, dtype: torch.dtype)
         assert grad.isfinite().all()
     if k >= 1e30:
         eps = torch.finfo(dtype).eps
-        assert (draws - loc).abs().max() < 10 * eps * math.sqrt(dim)
+        spread = 1 / math.sqrt(k)  # of the law itself, which in float64 is of the size of rounding
+        assert (draws - loc).abs().max() < 10 * eps * math.sqrt(dim) + 6 * spread
         assert grads[1].abs() < 1e-15
     if k == 0:
         assert standard_errors_off(draws.detach(), 0.0) < BOUND

@@ -14,7 +14,7 @@ from reference import cosine_reference
 from vmfdist._families.power_spherical import POWER_SPHERICAL
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._sampling import quadrature
-from vmfdist._sampling.quadrature import COARSE, FINE, SINGLE, Effort, refine
+from vmfdist._sampling.quadrature import COARSE, FINE, Effort, refine
 from vmfdist._sampling.tilt import Tilt
 from vmfdist.cosine import CosineLaw, PowerSphericalCosine, VonMisesFisherCosine
 
@@ -248,7 +248,6 @@ WORST_POINTS = {
     [
         pytest.param(VON_MISES_FISHER, FINE, 2e-11, id="fine"),
         pytest.param(VON_MISES_FISHER, COARSE, 2e-7, id="coarse"),
-        pytest.param(VON_MISES_FISHER, SINGLE, 7e-7, id="single"),
         pytest.param(POWER_SPHERICAL, FINE, 2e-11, id="fine, power spherical"),
         pytest.param(POWER_SPHERICAL, COARSE, 2e-7, id="coarse, power spherical"),
     ],

@@ -80,7 +80,10 @@ class Family(ABC):
 
     @abstractmethod
     def to_cosine(self, zeta: Tensor, k: Tensor, dim: int) -> CosineDraw:
-        """The same map for draws, in the dtype of zeta, as :class:`CosineDraw` says."""
+        """The same map for draws, in the dtype of zeta, as :class:`CosineDraw` says.
+
+        On the circle abs(zeta) takes the part of zeta: there P(1 - w <= t) is 2 Phi_N(|zeta|) - 1.
+        """
 
     def of_noise(self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int) -> CosineDraw:
         """Of a vector of noise, as :data:`Transport` says; anything but its direction across."""

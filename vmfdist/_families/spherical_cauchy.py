@@ -7,6 +7,8 @@ draws are the uniform law's, which the von Mises-Fisher family has at 0.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from vmfdist._closed_forms.sphere import log_sphere_area
 from vmfdist._families.family import Family
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._numerics.chords import squared_chord
+from vmfdist._numerics.constants import pi
 from vmfdist._numerics.infinity import finite
 from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.quadrature import Probability, Quantile
@@ -68,11 +71,16 @@ class _SphericalCauchy(Family):
 
         Draws far from a concentrated law's mean direction come of those next to the antipode.
         """
-        uniform = VON_MISES_FISHER.to_cosine(-zeta.abs(), zeta.new_zeros(()), dim)
-        near = uniform.one_minus_cosine
-        far = 2 - near
-        towards = zeta < 0
-        near, far = torch.where(towards, near, far), torch.where(towards, far, near)
+        if dim == 2:  # half the angle has the distribution function of a normal variable's size
+            scaled = zeta.abs() * math.sqrt(0.5)
+            halves = torch.erf(scaled), torch.erfc(scaled)
+            near, far = (torch.sin(half * (pi() / 2)).square() * 2 for half in halves)
+        else:
+            uniform = VON_MISES_FISHER.to_cosine(-zeta.abs(), zeta.new_zeros(()), dim)
+            near = uniform.one_minus_cosine
+            far = 2 - near
+            towards = zeta < 0
+            near, far = torch.where(towards, near, far), torch.where(towards, far, near)
         shrunk = near * torch.exp(-2 * finite(k))
         t = 2 * shrunk / (shrunk + far.clamp_(min=torch.finfo(far.dtype).tiny))
         return CosineDraw(t, torch.ones_like(t))

@@ -68,6 +68,9 @@ class Tilted(Tilt, Family):
     def to_cosine(self, zeta: Tensor, k: Tensor, dim: int) -> CosineDraw:
         return noise_to_cosine.transport(zeta, k, dim, self)
 
+    def of_noise(self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int) -> CosineDraw:
+        return self.to_cosine(zeta if dim > 2 else squared.sqrt(), k, dim)
+
 
 @with_derivative(
     lambda t, rest, k, law: law[0].log_tilt_slope(t, rest, finite(k), law[1]),

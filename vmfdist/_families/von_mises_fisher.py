@@ -22,7 +22,6 @@ class _VonMisesFisher(Tilted):
     tangent_variance = staticmethod(vmf.tangent_variance)
     kl_to_uniform = staticmethod(vmf.kl_to_uniform)
     kl_from_uniform = staticmethod(vmf.log_partition)
-    least_tabulated_dim = 3
 
     def log_density(self, value: Tensor, loc: Tensor, k: Tensor, dim: int) -> Tensor:
         squared = squared_chord(value, loc, k)

@@ -1,9 +1,12 @@
 r"""Functions of two variables as piecewise polynomials on a uniform grid of cells.
 
-Where a smooth function costs much and is asked for many times, it is interpolated once in every
+Where smooth functions cost much and are asked for many times, they are interpolated once in every
 cell of a grid, at the Chebyshev nodes of either variable (Mason & Handscomb 2003, section 6.2),
 and from then on an evaluation is one gather of coefficients and two Horner schemes, whatever the
-function and however many the values: a dozen tensor operations.
+functions and however many the values: a dozen tensor operations.
+
+The first of the functions is positive, and the polynomial is of its logarithm. Its value in the
+middle of a cell stands beside as a factor, so that the polynomial is small and float32 serves.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ from vmfdist._numerics.chebyshev import horner
 
 
 class Grid(NamedTuple):
-    """The cells along each axis, and the number of coefficients for each variable in each."""
+    """The cells along each axis, powers of two, and the coefficients for each variable in each."""
 
     cells_x: int
     cells_y: int
     terms: int
+    first_x: int = 0
+    """Where the cells of x begin; those of y begin at 0."""
 
 
 def _interpolation(terms: int) -> tuple[Tensor, Tensor]:
@@ -37,51 +42,53 @@ def fit(function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], grid: Grid) ->
     """Coefficients of the functions that ``function`` returns, in float32.
 
     Args:
-        function: of x in (0, cells_x) and y in (0, cells_y), float64 tensors of shape (n,).
+        function: of x in (first_x, first_x + cells_x) and y in (0, cells_y), float64 tensors of
+            shape (n,). It returns the logarithm of the first.
         grid: the cells and the degree.
 
     Returns:
-        A tensor of shape (terms * terms * functions + functions, cells_x * cells_y). Its first
-        rows are powers of y, powers of x, functions, lowest powers first. The last are the values
-        at the corner of a cell as far as float32 holds them, and what it does not hold is left to
-        the constant terms: so rounding costs little of the change within a cell and nothing more.
+        A tensor of shape (terms * terms * functions + 1, cells_x * cells_y), where columns of cells
+        are counted modulo cells_x. Its rows are powers of y, powers of x, functions, lowest powers
+        first. The last is the first function in the middle of a cell as far as float32 holds it,
+        and what it does not hold is left to the constant terms: so rounding costs little of the
+        change within a cell and nothing more.
     """
     nodes, to_powers = _interpolation(grid.terms)
     x, y = (
         torch.arange(cells, device="cpu").unsqueeze(-1) + nodes
         for cells in (grid.cells_x, grid.cells_y)
     )
-    mesh = torch.meshgrid(x.reshape(-1), y.reshape(-1), indexing="ij")
+    mesh = torch.meshgrid((x + grid.first_x).reshape(-1), y.reshape(-1), indexing="ij")
     values = torch.stack(function(*(coordinate.reshape(-1) for coordinate in mesh)))
     values = values.view(-1, grid.cells_x, grid.terms, grid.cells_y, grid.terms)
+    values = values.roll(grid.first_x, dims=1)
     powers = torch.einsum("fanbm,in,jm->jifab", values, to_powers, to_powers)
-    corner = powers[0, 0].float()
-    powers[0, 0] -= corner
+    halves = 0.5 ** torch.arange(grid.terms, dtype=torch.float64, device="cpu")
+    middle = torch.einsum("jiab,j,i->ab", powers[:, :, 0], halves, halves).exp().float()
+    powers[0, 0, 0] -= middle.double().log()
     cells = grid.cells_x * grid.cells_y
-    return torch.cat([powers.reshape(-1, cells).float(), corner.reshape(-1, cells)])
+    return torch.cat([powers.reshape(-1, cells).float(), middle.reshape(1, cells)])
 
 
-def evaluate(coefficients: Tensor, grid: Grid, x: Tensor, y: Tensor) -> Tensor:
-    """The fitted functions at x of shape (n,) and y of shape (n,) or (1,), as (functions, n).
+def evaluate(coefficients: Tensor, grid: Grid, x: Tensor, y: Tensor) -> list[Tensor]:
+    """The fitted functions at x of shape (n,) and y of shape (n,) or (1,), each of shape (n,).
 
-    x and y count in cells, from 0 to cells_x and cells_y; beyond, the polynomials at the edge are
-    extrapolated. They and the result are in float64, the arithmetic within a cell is in float32.
+    x and y count in cells, x from first_x to less than first_x + cells_x, y from 0 to less than
+    cells_y. Their places in a cell are formed in their dtype, all else in that of the coefficients.
     NaN gives NaN.
     """
-    column = x.floor().clamp(0.0, grid.cells_x - 1.0)
-    row = y.floor().clamp(0.0, grid.cells_y - 1.0)
-    in_x, in_y = (x - column).float(), (y - row).float()
-    # The index of a NaN is anything: hence the second clamp.
+    column, row = x.floor(), y.floor()
+    in_x, in_y = (x - column).to(coefficients.dtype), (y - row).to(coefficients.dtype)
+    # The last bits count modulo a power of two. Of whatever NaN becomes they are an index too.
     if y.shape[0] == 1:  # first the one row of cells, then the cells in it
         by_row = coefficients.view(-1, grid.cells_x, grid.cells_y)
-        index = row.long().clamp(0, grid.cells_y - 1)
+        index = row.long().bitwise_and_(grid.cells_y - 1)
         coefficients, index = by_row.index_select(2, index).squeeze(-1), column.long()
     else:
         index = torch.add(row, column, alpha=float(grid.cells_y)).long()
-    local = coefficients.index_select(1, index.clamp(0, coefficients.shape[1] - 1))
-    functions = len(coefficients) // (grid.terms**2 + 1)
-    powers, corner = local[:-functions], local[-functions:]
-    return _contract(_contract(powers, grid.terms, in_y), grid.terms, in_x).double().add_(corner)
+    local = coefficients.index_select(1, index.bitwise_and_(coefficients.shape[1] - 1))
+    logarithm, *others = _contract(_contract(local[:-1], grid.terms, in_y), grid.terms, in_x)
+    return [logarithm.exp_().mul_(local[-1]), *others]
 
 
 def _contract(coefficients: Tensor, terms: int, x: Tensor) -> Tensor:

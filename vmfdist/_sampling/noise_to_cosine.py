@@ -6,22 +6,26 @@ r"""Cosines w = <x, loc> as a map from a normal variable, by tables of a dimensi
 
 for the complement :math:`T = 1 - w` (in float32 at a concentration of 1e8 the cosine itself is 1),
 together with the exact implicit derivative in the concentration. A standard normal
-:math:`\zeta` thus becomes a cosine without rejection and without a random number of its own.
+:math:`\zeta` thus becomes a cosine without rejection and without a random number of its own. On the
+circle, where :math:`\zeta` tells the side as well, :math:`P(1 - w \le T) = 2 \Phi_N(|\zeta|) - 1`.
 
-Method: with :math:`u = \operatorname{artanh}(-w)`, both :math:`2u + \log(k + K)` and
-:math:`-(k + K)\, du/dk` are smooth and bounded functions of :math:`\zeta` and
-:math:`k / (k + K)`, infinite concentrations included. For each law and dimension they are
-tabulated once, as piecewise polynomials, from :mod:`vmfdist._sampling.quadrature`; that serves
-float32. In float64, and for the von Mises-Fisher law in dimension 2, where the functions are least
-smooth, the table is the start of one step of the quadrature (of two for both).
+Method: with :math:`u = \operatorname{artanh}(-w)`, both :math:`2u + \log(k + K)` (on the circle
+less :math:`2 \log |\zeta|`) and :math:`-(k + K)\, du/dk` are smooth and bounded functions of
+:math:`\zeta` and :math:`K / (k + K)`, infinite concentrations included. For each law and dimension
+they are tabulated once, as piecewise polynomials, from :mod:`vmfdist._sampling.quadrature`; that
+serves float32, in float32 alone: of :math:`K / (k + K)`, not :math:`k / (k + K)`, since the
+functions are steep where k is large and the former has its digits there. In float64 the table is
+the start of one step of the quadrature.
 
-Values of :math:`\zeta` beyond 8.3, which a normal variable exceeds with a probability of 1e-16 and
-the length of a vector of noise easily, count as 8.3.
+Values of :math:`\zeta` beyond 8, which a normal variable exceeds with a probability of 1e-15 and
+the length of a vector of noise easily, count as 8.
 
-Accuracy for :math:`|\zeta| \le 8` and concentrations up to 1e12, beyond the rounding of the cosine:
-1e-6 (float32) and 1e-10 (float64) in units of :math:`\zeta`, 1e-5 and 1e-8 relative in the
-derivative; tests/test_noise_to_cosine.py. In float64 beyond d = 4096 the rounding of log densities
-of the size of d log k shows.
+Accuracy for :math:`|\zeta| < 8` and concentrations up to 1e12: in float64 1e-10 in units of
+:math:`\zeta`, beyond the rounding of the cosine, and 1e-8 relative in the derivative; in float32
+1e-6 or four roundings of :math:`T`, whichever is larger, and 1e-5. On the circle float32 has these
+up to 5.5, which a normal variable exceeds four times in 1e8, and 4e-5 and 1e-3 from there to 8.
+tests/test_noise_to_cosine.py. In float64 beyond d = 4096 the rounding of log densities of the size
+of d log k shows.
 
 References:
     * M. Figurnov, S. Mohamed and A. Mnih (2018), Implicit reparameterization gradients,
@@ -32,6 +36,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,11 +44,10 @@ import torch
 from torch import Tensor
 
 from vmfdist._numerics import piecewise
-from vmfdist._numerics.constants import cached_tensor
-from vmfdist._numerics.infinity import finite
+from vmfdist._numerics.constants import as_tensors, cached_tensor
 from vmfdist._numerics.piecewise import Grid
 from vmfdist._numerics.rows import expanded
-from vmfdist._sampling.quadrature import COARSE, FINE, SINGLE, refine, solve
+from vmfdist._sampling.quadrature import COARSE, FINE, refine, solve
 from vmfdist._sampling.tilt import Tilt
 
 
@@ -66,37 +70,43 @@ def transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> Cosi
     """Maps standard normal values to cosines.
 
     Args:
-        zeta: standard normal values, of any shape.
+        zeta: standard normal values, of any shape: components of noise along the mean direction, on
+            the circle those across.
         concentration: the concentration of each; of a shape that broadcasts to that of ``zeta``.
         dim: the dimension of the ambient space, at least 2.
         tilt: the law.
 
     Returns:
         The cosines in the shape and the dtype of ``zeta``. Larger ``zeta`` means further from the
-        mean direction.
+        mean direction, on the circle larger ``abs(zeta)``.
     """
-    single, shape = zeta.dtype == torch.float32, zeta.shape
+    shape = zeta.shape
     k = concentration if concentration.numel() == 1 else expanded(concentration, shape)
-    z = zeta.double().clamp(-_reach(), _reach()).reshape(-1)
-    k = finite(k.double()).reshape(-1)
-    scale = k + _offset(dim)
-    level, pace = _interpolate(z, k / scale, dim, tilt)
-    rough = dim < tilt.least_tabulated_dim  # where the table is a start even in float32
-    if single and not rough:
-        odds, rate = level.exp_().div_(scale), pace.div_(scale)
+    z, k = zeta.reshape(-1), k.reshape(-1)
+    z = z.clamp(-_reach(), _reach()) if dim > 2 else z.abs().clamp_(_least(), _reach())
+    (offset,) = as_tensors((_offset(dim),), like=k)
+    scale = k + offset
+    weight, pace = _interpolate(z, scale, dim, tilt)  # twice the odds, times the scale
+    if zeta.dtype == torch.float32:
+        # the concentration last: where it is large, the others are rounded to its digits once
+        t, rate = weight / torch.add(offset, weight, alpha=0.5).add_(k), pace / scale
     else:
-        # From where nodes end only the scale changes.
-        near, effort = (k.clamp(max=1e37), SINGLE) if single else (k.clamp(max=1e150), FINE)
+        near = k.clamp(max=1e150)  # from where nodes end only the scale changes
         near_scale = near + _offset(dim)
         shift = torch.log(near_scale)
-        u = (level - shift) / 2.0
-        for _ in range(2 if rough and not single else 1):
-            u, rate = refine(z, near, dim, tilt, u, effort)
+        u = (torch.log(weight / 2.0) - shift) / 2.0
+        u, rate = refine(_score(z, dim), near, dim, tilt, u, FINE)
         odds, rate = torch.exp(2.0 * u + shift) / scale, rate * (near_scale / scale)
-    t = (odds / (odds + 1.0)).mul_(2.0)
-    if single:
-        t, rate = t.float(), rate.float()
+        t = (odds / (odds + 1.0)).mul_(2.0)
     return CosineDraw(t.reshape(shape), rate.reshape(shape))
+
+
+def _score(z: Tensor, dim: int) -> Tensor:
+    """The normal score of the cosine; on the circle, where z is that of a side, of both."""
+    if dim > 2:
+        return z
+    within, beyond = torch.erf(z * math.sqrt(0.5)), torch.erfc(z * math.sqrt(0.5))
+    return torch.where(z < 0.67, torch.special.ndtri(within), -torch.special.ndtri(beyond))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -108,55 +118,83 @@ def transport(zeta: Tensor, concentration: Tensor, dim: int, tilt: Tilt) -> Cosi
 
 
 def _reach() -> float:
-    return 8.3  # a normal variable exceeds it with a probability of 1e-16
+    return 7.9999995  # the largest number of float32 below 8
 
 
-_START = Grid(13, 13, 4)  # from where one step of the quadrature reaches the table's accuracy
+def _least() -> float:
+    return 1e-150  # on the circle, where in float64 the square of zeta must not be 0
+
+
+_START = Grid(16, 16, 4, -8)  # from where one step of the quadrature reaches the table's accuracy
 
 
 def _grid(dim: int) -> Grid:
-    for bound, grid in ((5, Grid(52, 58, 6)), (11, Grid(58, 60, 5)), (63, Grid(64, 68, 4))):
+    if dim == 2:
+        return Grid(64, 64, 7)
+    for bound, grid in ((5, Grid(64, 64, 6, -32)), (12, Grid(64, 64, 5, -32))):
         if dim <= bound:
             return grid
-    return Grid(26, 32, 4)
+    return Grid(64, 64, 4, -32) if dim <= 56 else Grid(32, 32, 4, -16)
 
 
 def _offset(dim: int) -> float:
-    """K, which spreads the curvature of the functions over y = k / (k + K)."""
-    return 8.0 + dim / 2
+    """K, which spreads the curvature of the functions over K / (k + K)."""
+    return 6.0 + dim / 2
 
 
-def _interpolate(zeta: Tensor, y: Tensor, dim: int, tilt: Tilt) -> Tensor:
-    """From the table, to the accuracy of float32: 2u + log(k + K) and -du/dk (k + K)."""
+def _per_unit(grid: Grid) -> float:
+    """Cells of zeta per unit, a power of two, so that a place in a cell has no rounding."""
+    return (grid.cells_x + grid.first_x) / 8
+
+
+def _offset_in_cells(grid: Grid, dim: int) -> float:
+    """K in cells of K / (k + K), and a little less, so that k = 0 is in the last of them."""
+    return grid.cells_y * _offset(dim) * (1.0 - 2.0**-14)
+
+
+def _interpolate(zeta: Tensor, scale: Tensor, dim: int, tilt: Tilt) -> tuple[Tensor, Tensor]:
+    """From the table, to the accuracy of float32: 2 e^2u (k + K) and -du/dk (k + K)."""
     grid = _grid(dim)
-    x = zeta * (grid.cells_x / 2 / _reach()) + grid.cells_x / 2
+    (offset,) = as_tensors((_offset_in_cells(grid, dim),), like=scale)
     table = _table(dim, type(tilt), like=zeta)
-    return piecewise.evaluate(table, grid, x, y * float(grid.cells_y))
+    weight, pace = piecewise.evaluate(table, grid, zeta * _per_unit(grid), offset / scale)
+    return (weight if dim > 2 else weight * zeta * zeta), pace
 
 
 @cached_tensor(maxsize=64)
 def _table(dim: int, kind: type[Tilt]) -> Tensor:
-    """The coefficients, at most 1 MB, built on the CPU in a fraction of a second.
+    """The coefficients, built on the CPU in a fraction of a second.
 
-    The class stands for the tilt, since an object is no constant to Dynamo of torch 2.6.
+    They take 1.2 MB at most, on the circle 1.6. The class stands for the tilt, since an object is
+    no constant to Dynamo of torch 2.6.
     """
-    grid, tilt = _grid(dim), kind()
+    tilt, start_grid, grid = kind(), _START, _grid(dim)
+    if dim == 2:
+        start_grid = start_grid._replace(first_x=0)
 
     def arguments(x: Tensor, y: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-        x, y = x / grid.cells_x, y / grid.cells_y
-        k = y * _offset(dim) / (1.0 - y)
-        return (2.0 * x - 1.0) * _reach(), k, k + _offset(dim)
+        scale = _offset_in_cells(grid, dim) / y
+        return x / _per_unit(grid), scale - _offset(dim), scale
+
+    def level(u: Tensor, zeta: Tensor, scale: Tensor) -> Tensor:
+        return 2.0 * u + torch.log(2.0 * scale if dim > 2 else 2.0 * scale / zeta.square())
 
     def by_iteration(x: Tensor, y: Tensor) -> tuple[Tensor]:
-        zeta, k, scale = arguments(x, y, _START)
-        return (2.0 * solve(zeta, k, dim, tilt, COARSE).u + torch.log(scale),)
+        zeta, k, scale = arguments(x, y, start_grid)
+        u = solve(_score(zeta, dim), k, dim, tilt, COARSE).u
+        return (level(u, zeta, scale),)
 
-    def by_one_step(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def by_steps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         zeta, k, scale = arguments(x, y, grid)
-        x, y = x * (_START.cells_x / grid.cells_x), y * (_START.cells_y / grid.cells_y)
-        (level,) = piecewise.evaluate(start, _START, x, y)
-        u, rate = refine(zeta, k, dim, tilt, (level - torch.log(scale)) / 2.0, COARSE)
-        return 2.0 * u + torch.log(scale), rate * scale
+        x = x * (_per_unit(start_grid) / _per_unit(grid))
+        (weight,) = piecewise.evaluate(
+            start, start_grid, x, y * (start_grid.cells_y / grid.cells_y)
+        )
+        u = (torch.log(weight.double()) - level(torch.zeros_like(zeta), zeta, scale)) / 2.0
+        score = _score(zeta, dim)
+        for _ in range(2 if dim == 2 else 1):  # the circle is where the functions are least smooth
+            u, rate = refine(score, k, dim, tilt, u, COARSE)
+        return level(u, zeta, scale), rate * scale
 
-    start = piecewise.fit(by_iteration, _START)
-    return piecewise.fit(by_one_step, grid)
+    start = piecewise.fit(by_iteration, start_grid)
+    return piecewise.fit(by_steps, grid)

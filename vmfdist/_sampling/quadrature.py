@@ -34,11 +34,9 @@ class Effort(NamedTuple):
 
     nodes: int
     reach: int  # the path ends where the density has fallen by exp(-reach) or more
-    dtype: torch.dtype = torch.float64  # of what is formed for each node
 
 
 # By trial: the fewest nodes for the accuracy, and the reach that suits them.
-SINGLE = Effort(14, 19, torch.float32)  # 7e-7 of probability and rate, in low dimensions
 COARSE = Effort(16, 20)  # 2e-7
 FINE = Effort(24, 29)  # 2e-11
 
@@ -123,7 +121,7 @@ def _log_scale(k: Tensor, dim: int, tilt: Tilt) -> Tensor:
 
 
 def _rows(effort: Effort, like: Tensor) -> int:
-    rows = _BLOCK_BYTES // (effort.nodes * effort.dtype.itemsize)
+    rows = _BLOCK_BYTES // (effort.nodes * 8)
     return rows * (1 if like.device.type == "cpu" else 64)  # elsewhere, to bound the memory
 
 
@@ -183,7 +181,7 @@ def _probability(
 
 
 @cached_tensor(maxsize=16)
-def _nodes_and_weights(nodes: int, crowding: int, dtype: torch.dtype) -> Tensor:
+def _nodes_and_weights(nodes: int, crowding: int) -> Tensor:
     """Nodes x on [0, 1], 1 - x and weights, three rows.
 
     Those of Gauss and Legendre are eigenvalues of the Jacobi matrix (Golub & Welsch 1969);
@@ -195,7 +193,7 @@ def _nodes_and_weights(nodes: int, crowding: int, dtype: torch.dtype) -> Tensor:
     rest, weights = (1 - values) / 2, vectors[0].square()
     weights = weights * crowding * rest ** (crowding - 1)
     rest = rest**crowding
-    return torch.stack([1 - rest, rest, weights]).to(dtype)
+    return torch.stack([1 - rest, rest, weights])
 
 
 class _Tail(NamedTuple):
@@ -221,7 +219,7 @@ def _tail(
     """The tail from (t, rest) on, where the log density of u has the slope ``slope``."""
     m = dim - 1.0
     nodes = effort.nodes if tilt.crowding == 1 else effort.nodes * 2  # sparse at the start
-    rule = _nodes_and_weights(nodes, tilt.crowding, effort.dtype, like=t)
+    rule = _nodes_and_weights(nodes, tilt.crowding, like=t)
     node, node_rest, weight = rule.unbind()
     upwards = slope <= 0
     sign = torch.where(upwards, 1.0, -1.0).to(t)
@@ -231,7 +229,7 @@ def _tail(
     # For each row and node from here on.
     half_passed = torch.atan2(far.sqrt(), near.sqrt())
     rows = (length / 2.0, (to_end - length) / 2.0, half_passed, near, far, sign, k)
-    *columns, k_column = (row.to(effort.dtype).unsqueeze(-1) for row in rows)
+    *columns, k_column = (row.unsqueeze(-1) for row in rows)
     exponent, change = tilt.along(Path(node, node_rest, *columns), k_column, m)
     density = exponent.exp_().mul_(weight)
     mass = density.sum(-1).double().mul_(length)

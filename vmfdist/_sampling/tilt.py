@@ -78,9 +78,6 @@ class Tilt(ABC):
     #: (1), or a power that is no integer, with a logarithm (4).
     crowding: ClassVar[int] = 1
 
-    #: Of those whose table serves float32; below, it is the start of a step of the quadrature.
-    least_tabulated_dim: ClassVar[int] = 2
-
     @abstractmethod
     def log_density_at_mode(self, k: Tensor, dim: int) -> Tensor:
         """Of the law on the sphere, at its mean direction."""
