@@ -27,6 +27,7 @@ from torch import Tensor
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.natural import polar
 from vmfdist._numerics.chords import are_crossed, inner_product, squared_chord
+from vmfdist._numerics.precision import in_float64
 from vmfdist._validation import check_vector, require, unit_tolerance
 
 # Samples are converted to float64 in blocks of this many numbers: no copy of large data.
@@ -59,9 +60,9 @@ def resultant(samples: Tensor, weights: Tensor | None = None) -> Resultant:
     if weights is None:
         weights = samples.new_ones(samples.shape[-2])
     elif weights.dim() > 1 and are_crossed(weights.unsqueeze(-2), samples.mT):
-        return _of_many_weightings(samples, weights.double())
+        return _of_many_weightings(samples, in_float64(weights))
     shape = torch.broadcast_shapes(samples.shape[:-1], weights.shape)
-    weights = weights.expand(shape).double()
+    weights = in_float64(weights.expand(shape))
     samples = samples.expand(*shape, samples.shape[-1])
 
     # Deviations from one of the samples are exactly 0 where all are equal. One of the largest
@@ -113,16 +114,16 @@ def _of_many_weightings(samples: Tensor, weights: Tensor) -> Resultant:
 
 def directions_and_shares(samples: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """The samples in float64, of length 1 to its rounding, and their weights over the sum."""
-    x = torch.nn.functional.normalize(samples.double(), dim=-1)
+    x = torch.nn.functional.normalize(in_float64(samples), dim=-1)
     if weights is None:
         return x, x.new_full(x.shape[-2:-1], 1 / x.shape[-2])
-    return x, weights.double() / weights.double().sum(-1, keepdim=True)
+    return x, in_float64(weights) / in_float64(weights).sum(-1, keepdim=True)
 
 
 def of_mean(mean: Tensor, validate: bool) -> tuple[Tensor, Tensor]:
     """Direction and length of a mean that is given, in float64; raises where it can be none."""
     check_vector("mean", mean)
-    direction, length = polar(mean.double())
+    direction, length = polar(in_float64(mean))
     if validate:
         longest = 1 + unit_tolerance(mean.dtype, mean.shape[-1])  # what rounding excuses
         require(

@@ -12,6 +12,7 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from vmfdist._numerics.precision import in_float64
 from vmfdist._numerics.rows import norm
 
 
@@ -254,7 +255,7 @@ def check_weights(weights: Any, samples: Tensor, validate: bool) -> None:
         require(
             f"weights of shape {tuple(weights.shape)} must have a positive, finite sum along the "
             "last dimension",
-            weights.double().sum(-1),
+            in_float64(weights).sum(-1),
             lambda total: 0 < total < math.inf,
             "sum",
         )

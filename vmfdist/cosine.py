@@ -33,6 +33,7 @@ from vmfdist._families.spherical_cauchy import SPHERICAL_CAUCHY
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._numerics.constants import static
 from vmfdist._numerics.infinity import standard_deviation
+from vmfdist._numerics.precision import in_float64
 from vmfdist._numerics.rows import expanded
 from vmfdist._validation import (
     broadcast_shapes,
@@ -181,9 +182,9 @@ class CosineLaw(TorchDistribution):
         return self._apply(probabilities.above, value, one_minus_value)
 
     def _apply(self, function: Any, value: Tensor | None, one_minus_value: Tensor | None) -> Tensor:
+        k = in_float64(self._strength)
         t, rest = self._ends(value, one_minus_value, torch.float64)
-        k = self._strength
-        result = function(t, rest, k.double(), (self._family, self.dim)).to(k.dtype)
+        result = function(t, rest, k, (self._family, self.dim)).to(self._given.dtype)
         return self._expanded(result, t)
 
     def _expanded(self, result: Tensor, value: Tensor) -> Tensor:
@@ -219,7 +220,7 @@ class CosineLaw(TorchDistribution):
         if self._validate_args:
             require("probabilities must lie in [0, 1]", p, lambda number: 0 <= number <= 1)
         k, question = self._strength, Question((self._family, self.dim), asked, upper)
-        quantile = probabilities.quantile(p.double(), k.double(), question)
+        quantile = probabilities.quantile(in_float64(p), in_float64(k), question)
         return self._expanded(quantile.to(k.dtype), p)
 
     @property

@@ -51,6 +51,7 @@ from vmfdist._families.mean_log import mean_log
 from vmfdist._numerics.chords import inner_product, squared_chord
 from vmfdist._numerics.elementwise import refuse_derivative, with_derivative
 from vmfdist._numerics.infinity import finite, steepened
+from vmfdist._numerics.precision import in_float64
 from vmfdist._numerics.rows import expanded
 from vmfdist._validation import common_shape
 from vmfdist.hyperspherical_uniform import HypersphericalUniform
@@ -135,8 +136,8 @@ def _kl_to_power_spherical(p: RotationallySymmetric, q: PowerSpherical) -> Tenso
     (loc1, _), (loc2, k2), k1 = p._given, q._given, p._strength
     dtype = torch.promote_types(k1.dtype, k2.dtype)
     chords = (squared_chord(loc1, pole, k2) for pole in (loc2, -loc2))
-    near, far = (steepened(chord).double() / 2 for chord in chords)
-    k1, k2 = k1.double(), k2.double()
+    near, far = (in_float64(steepened(chord)) / 2 for chord in chords)
+    k1, k2 = in_float64(k1), in_float64(k2)
     level = mean_log(k1, near, far, p._family, dim)
     cross = ps.log_partition(finite(k2), dim) - finite(k2) * level
     result = _with_cross_term(cross, p, k1, k2, near).to(dtype)

@@ -25,6 +25,7 @@ from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.sphere import log_sphere_area
 from vmfdist._numerics.autograd import may_look_at
 from vmfdist._numerics.constants import cached_constant, in_no_mode, once
+from vmfdist._numerics.precision import require_float64
 from vmfdist._validation import (
     check_dim,
     check_integer,
@@ -291,6 +292,7 @@ class ClassStatistics:
 
     def __init__(self, dim: int, classes: int, *, device: torch.device | str | None = None) -> None:
         shape = check_integer("classes", classes, 1), check_dim(dim)
+        require_float64(torch.empty(0, device=device).device)
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self.counts = torch.zeros(shape[:1], dtype=torch.float64, device=device)
 

@@ -15,6 +15,7 @@ from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.autograd import is_tracked
 from vmfdist._numerics.chords import squared_chord
 from vmfdist._numerics.infinity import finite
+from vmfdist._numerics.precision import in_float64
 from vmfdist._numerics.rows import expanded
 from vmfdist._sampling.draw import draw
 from vmfdist._validation import (
@@ -188,7 +189,7 @@ class VonMisesFisher(RotationallySymmetric):
                     "is no such bias to correct"
                 )
             check_loc(loc, dim, validate)
-            direction, _ = natural.polar(loc.double())
+            direction, _ = natural.polar(in_float64(loc))
             k = _resultant.concentration(*_resultant.along(data, direction), dim)
             loc = loc if loc.dtype == samples.dtype else direction.to(samples.dtype)
             return cls(loc, k.to(samples.dtype), validate_args)

@@ -12,6 +12,7 @@ from vmfdist._families.family import Family
 from vmfdist._numerics.constants import cached_tensor
 from vmfdist._numerics.elementwise import refuse_derivative, with_derivative
 from vmfdist._numerics.infinity import finite, outside
+from vmfdist._numerics.precision import in_float64
 from vmfdist._sampling import noise_to_cosine, quadrature
 from vmfdist._sampling.noise_to_cosine import CosineDraw
 from vmfdist._sampling.quadrature import FINE, Probability, Quantile
@@ -42,7 +43,7 @@ class Tilted(Tilt, Family):
 
     def cosine_entropy(self, k: Tensor, dim: int) -> Tensor:
         """In dimension 3 in closed form, else with a mean of log(1 - w^2) by quadrature."""
-        steep, factor = _capped(k.double())
+        steep, factor = _capped(in_float64(k))
         constant = self.log_density_at_mode(steep, dim) + log_sphere_area(dim - 1)
         result = steep * self.mean_statistic(steep, dim) - constant - torch.log(factor)
         if dim != 3:

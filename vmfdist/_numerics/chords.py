@@ -47,6 +47,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from vmfdist._numerics.autograd import apply, is_recording, is_tracked, may_look_at
+from vmfdist._numerics.precision import has_float64
 from vmfdist._numerics.rows import dot
 
 # Slices but the last are multiples of these powers of 1/2.
@@ -187,7 +188,7 @@ def _crossing(x: Tensor, y: Tensor) -> _Crossing | None:
 
 def _wide(device: torch.device) -> torch.dtype:
     """Of the products: neither autocast nor TF32 rounds those in float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return torch.float64 if has_float64(device) else torch.float32
 
 
 def _slices_needed(dtype: torch.dtype, device: torch.device, k: Tensor | None) -> int:

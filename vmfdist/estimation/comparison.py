@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.natural import polar
 from vmfdist._closed_forms.sphere import log_sphere_area
+from vmfdist._numerics.precision import in_float64
 from vmfdist._resultant import Resultant, marginal_concentration, resultant
 from vmfdist._validation import check_loc, check_samples
 from vmfdist.estimation.f_law import chi_squared_survival, f_survival, f_survival_from
@@ -99,7 +100,7 @@ def mean_direction_test(
     dtype = taken.dtype
     if loc is not None:
         check_loc(loc, taken.dim, Distribution._validate_args)
-        dtype, loc = torch.promote_types(dtype, loc.dtype), polar(loc.double())[0]
+        dtype, loc = torch.promote_types(dtype, loc.dtype), polar(in_float64(loc))[0]
     compare = _with_one_concentration if equal_concentration else _with_concentrations
     statistic, p_value = compare(taken, loc)
     return TestResult(statistic.to(dtype), p_value.to(dtype))

@@ -17,6 +17,7 @@ from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.constants import static
 from vmfdist._numerics.infinity import is_finite_throughout, steep, with_point_mass
 from vmfdist._numerics.kernel_sums import log_sum, nearest
+from vmfdist._numerics.precision import in_float64
 from vmfdist._numerics.rows import expanded
 from vmfdist._validation import (
     broadcast_shapes,
@@ -172,7 +173,7 @@ class SphericalKDE(TorchDistribution):
         check_samples("data", data, validate)
         if weights is not None:
             check_weights(weights, data, validate)
-        log_weights = _log_shares(data.double(), weights).detach()
+        log_weights = _log_shares(in_float64(data), weights).detach()
         shape = torch.broadcast_shapes(data.shape[:-1], log_weights.shape[:-1] + data.shape[-2:-1])
         log_weights = log_weights.expand(shape)
         present = (log_weights > -math.inf).sum(-1)
@@ -345,8 +346,8 @@ class SphericalKDE(TorchDistribution):
                 f"{tuple(self.batch_shape)}"
             )
         given, k = (x.detach() for x in self._given)
-        log_weights = self._log_weights.detach().double()
-        data = normalize(given.double(), dim=-1)
+        log_weights = in_float64(self._log_weights.detach())
+        data = normalize(in_float64(given), dim=-1)
         if starts is None:
             starts = data[(log_weights > -math.inf).expand(len(data))]
         else:

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._closed_forms.natural import polar
+from vmfdist._numerics.precision import in_float64
 from vmfdist._validation import check_samples, require, require_float
 from vmfdist.von_mises_fisher import VonMisesFisher
 
@@ -111,8 +112,8 @@ class VonMisesFisherRegression:
             require("inputs must be finite", inputs, math.isfinite)
         dtype = torch.promote_types(inputs.dtype, directions.dtype)
         with torch.no_grad():
-            basis = _basis(_design(inputs.double(), intercept), intercept)
-            y = torch.nn.functional.normalize(directions.double(), dim=-1)
+            basis = _basis(_design(in_float64(inputs), intercept), intercept)
+            y = torch.nn.functional.normalize(in_float64(directions), dim=-1)
             coefficients, covariance, log_likelihood = _fitted(basis, y)
         return cls(
             coefficients.to(dtype), covariance.to(dtype), log_likelihood.to(dtype), intercept

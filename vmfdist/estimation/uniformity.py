@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from vmfdist._numerics.precision import in_float64
 from vmfdist._resultant import resultant
 from vmfdist._validation import check_loc, check_samples, check_weights
 from vmfdist.estimation.f_law import chi_squared_survival
@@ -156,7 +157,7 @@ def uniformity_test(
     n, dim = samples.shape[-2:]
     function = _STATISTICS[statistic](dim, seed)
     # A length that is rounded in float32 would turn a sample from itself by the root of that.
-    found = function(torch.nn.functional.normalize(samples.double(), dim=-1))
+    found = function(torch.nn.functional.normalize(in_float64(samples), dim=-1))
     with torch.no_grad():
         if statistic == "bingham":
             p_value = chi_squared_survival(found.detach(), (dim - 1) * (dim + 2) // 2)

@@ -12,6 +12,7 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from vmfdist._numerics.precision import require_float64
 from vmfdist._validation import require, require_dense, require_dtype, require_float
 from vmfdist.mixture._batches import RowsInBatches, in_batches
 from vmfdist.mixture._group import Group
@@ -99,6 +100,7 @@ def _read(estimator: Any, X: Any, least: int, fitting: bool, reset: bool) -> Row
             **least_shape,
         )
         rows = SparseRows(X) if sparse.issparse(X) else Rows(X)
+    require_float64(rows.device)
     rows.check(normalize=estimator.normalize)
     return rows
 
