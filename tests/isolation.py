@@ -35,6 +35,14 @@ def _contents(of: dict[Any, Any]) -> Setting:
     return Setting(lambda: dict(of), fill)
 
 
+def _default_device() -> torch.device:
+    # That none is set and that it is the CPU read alike; tests start with none.
+    try:
+        return torch.get_default_device()
+    except AttributeError:  # torch 2.6, after one that was set and is none again
+        return torch.device("cpu")
+
+
 def _set_handlers(before: list[Any]) -> None:
     _PYRO_STACK[:] = before
 
@@ -50,8 +58,7 @@ SETTINGS = {
     "Pyro's settings": Setting(pyro.settings.get, lambda before: pyro.settings.set(**before)),
     "Pyro's handlers": Setting(_PYRO_STACK.copy, _set_handlers),
     "dtype": Setting(torch.get_default_dtype, torch.set_default_dtype),
-    # That none is set and that it is the CPU read alike; tests start with none.
-    "device": Setting(torch.get_default_device, lambda _: torch.set_default_device(None)),
+    "device": Setting(_default_device, lambda _: torch.set_default_device(None)),
     "gradients": Setting(torch.is_grad_enabled, torch.set_grad_enabled),
     "anomalies": Setting(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     "threads": Setting(torch.get_num_threads, torch.set_num_threads),

@@ -687,12 +687,12 @@ def test_kl_of_the_gaussian_vanishes_and_fixed_codes_are_used(
     monkeypatch.setattr(
         demonstration, "trials", lambda *options: {name: trials(*options)[name] for name in two}
     )
-    options = ["--epochs", "18", "--concentration", "100", "--word-dropout", "0"]
+    options = ["--epochs", "30", "--concentration", "100", "--word-dropout", "0"]
     options += ["--output", str(tmp_path / "a.png")]
     assert demonstration.main(options) == 0
     output, bars = capsys.readouterr()
     assert output.endswith("\nas claimed\n")
-    assert bars.count("18/18") >= 2
+    assert bars.count("30/30") >= 2
 
 
 @pytest.mark.slow
