@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,14 @@ from cases import (
 )
 from reference import radial, radial_by_bessel
 from strategies import dtypes
-from vmfdist import HypersphericalUniform, VonMisesFisher, _resultant, estimation
+from vmfdist import (
+    HypersphericalUniform,
+    PowerSpherical,
+    SphericalCauchy,
+    VonMisesFisher,
+    _resultant,
+    estimation,
+)
 
 # --------------------------------------------------------------------------------------------------
 # Samples and what they determine
@@ -370,10 +378,25 @@ def test_bad_weights(weights: Any, error: type[Exception], words: str) -> None:
         VonMisesFisher.fit(torch.eye(3), weights, validate_args=True)
 
 
-def test_one_weight_for_all() -> None:
-    samples, one = directions(5, 3), torch.tensor(2.0)
-    assert torch.equal(VonMisesFisher.fit(samples, one).loc, VonMisesFisher.fit(samples).loc)
-    assert VonMisesFisher.fit(samples[:1], torch.ones(4, 1)).batch_shape == (4,)
+@pytest.mark.parametrize("family", [VonMisesFisher, PowerSpherical, SphericalCauchy])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_one_weight_for_all(family: Any, shape: tuple[int, ...]) -> None:
+    samples, one = directions(5, 3), torch.full(shape, 2.0)
+    law, same = family.fit(samples), family.fit(samples, one)
+    torch.testing.assert_close(same.loc, law.loc)
+    torch.testing.assert_close(same.concentration, law.concentration)
+    assert family.fit(samples[:1], torch.ones(4, 1)).batch_shape == (4,)
+
+
+@pytest.mark.parametrize("family", [VonMisesFisher, PowerSpherical, SphericalCauchy])
+def test_weights_with_more_axes_than_samples(family: Any) -> None:
+    samples, weights = directions(3, 5, 4), torch.rand(2, 3, 5, dtype=torch.float64)
+    laws = family.fit(samples, weights)
+    assert laws.batch_shape == (2, 3)
+    for i, j in itertools.product(range(2), range(3)):
+        alone = family.fit(samples[j], weights[i, j])
+        torch.testing.assert_close(laws.loc[i, j], alone.loc)
+        torch.testing.assert_close(laws.concentration[i, j], alone.concentration)
 
 
 @not_dense_kinds

@@ -117,7 +117,13 @@ def directions_and_shares(samples: Tensor, weights: Tensor | None) -> tuple[Tens
     x = torch.nn.functional.normalize(in_float64(samples), dim=-1)
     if weights is None:
         return x, x.new_full(x.shape[-2:-1], 1 / x.shape[-2])
-    return x, in_float64(weights) / in_float64(weights).sum(-1, keepdim=True)
+    weights = in_float64(one_each(weights, samples))
+    return x, weights / weights.sum(-1, keepdim=True)
+
+
+def one_each(weights: Tensor, samples: Tensor) -> Tensor:
+    """The weights along a last axis of their own, also where one is given for all samples."""
+    return weights.expand(*weights.shape[:-1], samples.shape[-2])
 
 
 def of_mean(mean: Tensor, validate: bool) -> tuple[Tensor, Tensor]:

@@ -238,5 +238,6 @@ class SphericalCauchy(RotationallySymmetric):
 
 def _vector_and_share(x: Tensor, weights: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """The vector of that index, of shape (..., 1, d), and the weight of all equal ones."""
+    x = x.expand(*index.shape[:-2], *x.shape[-2:])
     vector = x.take_along_dim(index, -2)
     return vector, (weights * ((x - vector).square().sum(-1) < 1e-18)).sum(-1)
