@@ -147,6 +147,7 @@ def test_blocks_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         for part, same in zip(found, expected, strict=True):
             torch.testing.assert_close(part.statistic, same.statistic)
             torch.testing.assert_close(part.p_value, same.p_value)
+    assert goodness_of_fit(x[:0], simulations=50).p_value.shape == (0, 3)
     other = goodness_of_fit(x, simulations=50, seed=4)
     assert not torch.equal(other.cosine.p_value, whole.cosine.p_value)
 

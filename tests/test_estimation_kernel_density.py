@@ -128,6 +128,17 @@ def test_blocks_and_batches(name: str, pairs: int, monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(ours, theirs)
 
 
+def test_no_densities() -> None:
+    none = directions(0, 5, 3).requires_grad_()
+    log_density = SphericalKDE(none, 2.0).log_prob(directions(4, 1, 3))
+    assert log_density.shape == (4, 0)
+    assert torch.autograd.grad(log_density.sum(), none)[0].shape == none.shape
+    assert SphericalKDE(none.detach(), math.inf).log_prob(directions(4, 1, 3)).shape == (4, 0)
+    fitted = SphericalKDE.fit(none)
+    assert fitted.concentration.shape == (0,)
+    assert fitted.sample((2,)).shape == (2, 0, 3)
+
+
 @pytest.mark.parametrize("pairs", [12, 1 << 20])
 def test_derivatives(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_sums, "_CACHED_PAIRS", pairs)
@@ -194,6 +205,16 @@ def test_nothing_of_the_pairs_is_kept() -> None:
         mixture(data, 50.0).log_prob(value)
     assert sum(kept) > n * n  # as it would be
     assert log_density.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_one_weight_for_all(shape: tuple[int, ...]) -> None:
+    data, value, one = directions(5, 3), directions(4, 3, seed=1), torch.full(shape, 2.0)
+    expected, found = SphericalKDE(data, 3.0), SphericalKDE(data, 3.0, one)
+    torch.testing.assert_close(found.log_prob(value), expected.log_prob(value))
+    torch.testing.assert_close(found.weights, expected.weights)
+    fitted, same = SphericalKDE.fit(data), SphericalKDE.fit(data, one)
+    torch.testing.assert_close(same.concentration, fitted.concentration)
 
 
 def test_ends(dtype: torch.dtype) -> None:

@@ -216,6 +216,14 @@ def test_batches_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.testing.assert_close(getattr(together, name)[i, j], getattr(alone, name), **close)
 
 
+def test_no_regressions() -> None:
+    found = fit(torch.randn(0, 6, 2), directions(0, 6, 3, dtype=torch.float32))
+    assert found.coefficients.shape == found.standard_errors.shape == (0, 3, 3)
+    assert found.covariance.shape == (0, 9, 9)
+    assert found.log_likelihood.shape == (0,)
+    assert found.predict(torch.randn(0, 4, 2)).batch_shape == (0, 4)
+
+
 def test_dtypes_and_predictions() -> None:
     inputs, y = made(80, 2, 3)
     found = fit(inputs.float(), normalize(y.float(), dim=-1))

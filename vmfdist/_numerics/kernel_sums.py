@@ -104,7 +104,7 @@ def _grouped(x: Tensor, y: Tensor, k: Tensor, a: Tensor) -> tuple[Tensor, Tensor
     """
     count = max(y.dim() - 2, a.dim() - 1)
     axes, n = x.shape[x.dim() - 1 - count : -1], y.shape[-2]
-    shape = (-1, axes.numel())
+    shape = (x.shape[: x.dim() - 1 - count].numel(), axes.numel())
     k = k.expand(x.shape[:-1]).reshape(shape).mT
     x = x.reshape(*shape, x.shape[-1]).transpose(0, 1)
     y = y.expand(*axes, *y.shape[-2:]).reshape(-1, *y.shape[-2:])

@@ -161,7 +161,7 @@ def _simulated(k: Tensor, n: int, dim: int, simulations: int, seed: int) -> _Fit
     generator = torch.Generator().manual_seed(seed)
     k = torch.where(k.isinf(), 1.0, k)  # any will do
     pole = torch.eye(dim, dtype=k.dtype, device=k.device)[0]
-    step = max(1, BLOCK_NUMBERS // (k.numel() * dim * max(n, dim)))
+    step = max(1, BLOCK_NUMBERS // max(1, k.numel() * dim * max(n, dim)))
     parts = []
     for first in range(0, simulations, step):
         shape = (min(step, simulations - first), n, dim)

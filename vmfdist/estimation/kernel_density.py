@@ -19,6 +19,7 @@ from vmfdist._numerics.infinity import is_finite_throughout, steep, with_point_m
 from vmfdist._numerics.kernel_sums import log_sum, nearest
 from vmfdist._numerics.precision import in_float64
 from vmfdist._numerics.rows import expanded
+from vmfdist._resultant import one_each
 from vmfdist._validation import (
     broadcast_shapes,
     check_samples,
@@ -366,7 +367,7 @@ def _log_shares(data: Tensor, weights: Tensor | None) -> Tensor:
     """Log weights with sum 1, in the dtype of the data: of shape (..., n), or (1,) if all equal."""
     if weights is None:
         return -data.new_full((1,), data.shape[-2]).log()
-    weights = weights.double()
+    weights = one_each(weights, data).double()
     absent, total = weights == 0, weights.sum(-1, keepdim=True)
     logs = torch.where(absent, 1.0, weights).log() - torch.where(total == 0, 1.0, total).log()
     return torch.where(absent, -math.inf, logs).to(data.dtype)

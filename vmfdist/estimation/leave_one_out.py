@@ -50,6 +50,8 @@ def concentration(data: Tensor, log_weights: Tensor) -> Tensor:
         data: unit vectors of shape (batch, n, d).
         log_weights: of shape (batch, n) in float64, with sum 1, two at least above -inf.
     """
+    if not len(data):
+        return log_weights.new_empty(0)
     pairs = _Pairs(data, log_weights)
     mean, nearest = pairs.mean_distance(), pairs.nearest_distance()
     equal = nearest <= 0

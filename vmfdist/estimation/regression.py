@@ -299,7 +299,7 @@ def _likelihood(z: Tensor, y: Tensor, c: Tensor) -> _Likelihood:
 
 def _require_finite(eta: Tensor) -> None:
     """Raises ValueError where a concentration has grown beyond bounds."""
-    if torch.linalg.vector_norm(eta, dim=-1).max() > _HIGHEST:
+    if (torch.linalg.vector_norm(eta, dim=-1) > _HIGHEST).any():
         _refuse_perfect_fit(eta)
 
 
