@@ -898,3 +898,34 @@ def test_unchecked_data_that_are_no_numbers_make_nan(
     ):
         # the good sample beside it as ever
         assert result.isnan().tolist() == [False, True]
+
+
+# --------------------------------------------------------------------------------------------------
+# Devices
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        VonMisesFisher.fit,
+        PowerSpherical.fit,
+        SphericalCauchy.fit,
+        estimation.confidence_cone,
+        estimation.rayleigh_test,
+        lambda x: estimation.uniformity_test(x, "bingham"),
+        lambda x: estimation.uniformity_test(x, "gine", simulations=9),
+        lambda x: estimation.uniformity_test(x, "projections", simulations=9),
+        lambda x: estimation.goodness_of_fit(x, simulations=9),
+        lambda x: estimation.mean_direction_test(x, x, loc=x[0], equal_concentration=False),
+        lambda x: estimation.concentration_test(x, x),
+        lambda x: estimation.VonMisesFisherRegression.fit(x[:, :1], x),
+        estimation.SphericalKDE.fit,
+        lambda x: estimation.SphericalKDE(x, 5.0).modes(),
+        lambda x: estimation.SphericalKDE(x, 5.0).sample((3,)),
+    ],
+)
+def test_the_default_device_is_not_asked_for(call: Callable[[Tensor], object]) -> None:
+    samples = directions(9, 3)
+    with torch.device("meta"):
+        call(samples)

@@ -165,8 +165,8 @@ def _simulated(k: Tensor, n: int, dim: int, simulations: int, seed: int) -> _Fit
     parts = []
     for first in range(0, simulations, step):
         shape = (min(step, simulations - first), n, dim)
-        noise = torch.randn(shape, dtype=k.dtype, generator=generator).to(k.device)
-        noise = noise.expand(*k.shape, *shape).contiguous()
+        noise = torch.randn(shape, dtype=k.dtype, generator=generator, device="cpu")
+        noise = noise.to(k.device).expand(*k.shape, *shape).contiguous()
         rows = k[..., None, None].expand(noise.shape[:-1])
         parts.append(_fitted(draw(noise, pole, rows, VON_MISES_FISHER.of_noise)))
     return _Fitted(*(torch.cat(list(part), -1) for part in zip(*parts, strict=True)))

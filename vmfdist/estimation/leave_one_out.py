@@ -64,7 +64,7 @@ def concentration(data: Tensor, log_weights: Tensor) -> Tensor:
     first = torch.where(lowest > 0, lowest, highest.clamp(max=pairs.dim / 64))
     ratio = (highest / torch.where(first > 0, first, 1.0)).max().clamp(min=_FACTOR)
     powers = math.ceil(math.log(ratio.item(), _FACTOR))
-    tried = first.unsqueeze(-1) * _FACTOR ** torch.arange(powers + 1).to(first)
+    tried = first.unsqueeze(-1) * _FACTOR ** torch.arange(powers + 1, device=first.device).to(first)
     value, best = pairs.likelihoods(tried).max(-1, keepdim=True)
     uniform = (lowest <= 0) & (value.squeeze(-1) <= pairs.likelihood_at_zero())
     low, k, high = (tried.gather(-1, (best + i).clamp(0, powers)).squeeze(-1) for i in (-1, 0, 1))

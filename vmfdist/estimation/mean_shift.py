@@ -59,7 +59,8 @@ def climbed(kernels: Kernels, starts: Tensor) -> tuple[Tensor, Tensor]:
     """Where starts of shape (m, d) lead to, and the heights there."""
     # Where symmetry holds a start in a saddle, this does not.
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(starts.shape, generator=generator, dtype=starts.dtype).to(starts.device)
+    noise = torch.randn(starts.shape, generator=generator, dtype=starts.dtype, device="cpu")
+    noise = noise.to(starts.device)
     x = polar(starts + _SHAKEN * kernels.width * noise / starts.shape[-1] ** 0.5)[0]
     ends, moving = x.clone(), torch.arange(len(x), device=x.device)
     eps = torch.finfo(x.dtype).eps

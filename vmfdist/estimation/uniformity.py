@@ -203,7 +203,7 @@ def _simulated(function: _Statistic, n: int, dim: int, simulations: int, seed: i
     parts = []
     for first in range(0, simulations, step):
         shape = (min(step, simulations - first), n, dim)
-        x = torch.randn(shape, dtype=torch.float64, generator=generator)
+        x = torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
         parts.append(function(torch.nn.functional.normalize(x, dim=-1)))
     return torch.cat(parts)
 
@@ -262,7 +262,8 @@ def component_cdf(w: Tensor, dim: int) -> Tensor:
 
 def _projections(dim: int, seed: int) -> _Statistic:
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(_DIRECTIONS, dim, dtype=torch.float64, generator=generator)
+    shape, dtype = (_DIRECTIONS, dim), torch.float64
+    directions = torch.randn(shape, dtype=dtype, generator=generator, device="cpu")
     directions = torch.nn.functional.normalize(directions, dim=-1)
 
     def statistic(x: Tensor) -> Tensor:
