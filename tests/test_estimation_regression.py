@@ -315,10 +315,26 @@ def test_errors(
     _fails(*change(*made(30, 2, 3)), words, error)
 
 
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(scale, torch.float64) for scale in (1e-300, 1e-200, 1e-160, 1e160, 1e200, 1e300)]
+    + [(scale, torch.float32) for scale in (1e-38, 1e-25, 1e25, 1e36)],
+)
+def test_squares_of_inputs_that_no_number_holds(scale: float, dtype: torch.dtype) -> None:
+    inputs, y = made(30, 2, 3)
+    words = f"squares .* {str(dtype).removeprefix('torch.')} .*: give column 1 of inputs in other"
+    scales = torch.tensor([1.0, scale], dtype=torch.float64)
+    _fails((inputs * scales).to(dtype), normalize(y.to(dtype), dim=-1), words)
+
+
 def test_errors_of_options_and_predictions() -> None:
     inputs, y = made(30, 2, 3)
     _fails(inputs[:, :0], y, "leave nothing to fit", intercept=False)
     with pytest.raises(ValueError, match=r"inputs must have 2 numbers .* got shape \(30, 1\)"):
         fit(inputs, y).predict(inputs[:, :1])
+    several = fit(inputs, torch.stack([y, -y, y.flip(-1)]))
+    words = r"inputs of shape \(2, 4, 2\) do not fit .* of shape \(3,\)"
+    with pytest.raises(ValueError, match=words):
+        several.predict(torch.zeros(2, 4, 2))
     with pytest.raises(TypeError, match="inputs must be a tensor"):
         fit(inputs, y).predict([1.0, 2.0])  # type: ignore[arg-type]

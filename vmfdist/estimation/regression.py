@@ -101,7 +101,8 @@ class VonMisesFisherRegression:
         Raises:
             TypeError: if ``inputs`` or ``directions`` is not a float32 or float64 tensor.
             ValueError: if shapes do not fit, or there are too few rows; if inputs depend linearly
-                on each other, or on the intercept; if the likelihood has no maximum; under
+                on each other, or on the intercept; if their squares are too large or too small for
+                the dtype, as those of 1e-25 are in float32; if the likelihood has no maximum; under
                 ``validate_args`` also if inputs are not finite or directions not unit vectors.
         """
         validate = Distribution._validate_args if validate_args is None else validate_args
@@ -114,10 +115,12 @@ class VonMisesFisherRegression:
         with torch.no_grad():
             basis = _basis(_design(in_float64(inputs), intercept), intercept)
             y = torch.nn.functional.normalize(in_float64(directions), dim=-1)
-            coefficients, covariance, log_likelihood = _fitted(basis, y)
-        return cls(
-            coefficients.to(dtype), covariance.to(dtype), log_likelihood.to(dtype), intercept
-        )
+            coefficients, covariance, log_likelihood = (x.to(dtype) for x in _fitted(basis, y))
+        fitted = cls(coefficients, covariance, log_likelihood, intercept)
+        errors = fitted.standard_errors
+        beyond = errors.isinf() | (errors < torch.finfo(dtype).tiny ** 0.5)
+        _require_held(beyond.any(-1), intercept, dtype)
+        return fitted
 
     def __repr__(self) -> str:
         return (
@@ -142,7 +145,8 @@ class VonMisesFisherRegression:
 
         Raises:
             TypeError: if ``inputs`` is not a float32 or float64 tensor.
-            ValueError: if there are not p inputs in the last dimension.
+            ValueError: if there are not p inputs in the last dimension, or the axes to the left do
+                not broadcast with those of several regressions.
         """
         require_float("inputs", inputs, unit=False)
         count = self.coefficients.shape[-2] - self.intercept
@@ -153,6 +157,15 @@ class VonMisesFisherRegression:
             )
         dtype = torch.promote_types(inputs.dtype, self.coefficients.dtype)
         design = _design(inputs.to(dtype), self.intercept)
+        batch_shape = self.coefficients.shape[:-2]
+        try:
+            torch.broadcast_shapes(inputs.shape[:-2], batch_shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"inputs of shape {tuple(inputs.shape)} do not fit regressions of shape "
+                f"{tuple(batch_shape)}: give inputs of shape (..., m, p) whose axes to the left "
+                "broadcast with that"
+            ) from error
         return VonMisesFisher.from_natural(design @ self.coefficients.to(dtype))
 
 
@@ -198,8 +211,21 @@ class _Basis(NamedTuple):
     back: Tensor  # (..., q, q): inputs @ back = z
 
 
+def _require_held(beyond: Tensor, intercept: bool, dtype: torch.dtype) -> None:
+    """Raises ValueError where the squares of columns, or of their coefficients, are beyond all."""
+    if beyond.any():
+        column = int(beyond.reshape(-1, beyond.shape[-1]).any(0).nonzero()[-1]) - intercept
+        raise ValueError(
+            f"the squares of inputs, or of the errors of their coefficients, are beyond what "
+            f"{str(dtype).removeprefix('torch.')} numbers hold: give column {column} of inputs in "
+            "other units"
+        )
+
+
 def _basis(design: Tensor, intercept: bool) -> _Basis:
     length = torch.linalg.vector_norm(design, dim=-2)
+    is_lost = (length < torch.finfo(length.dtype).tiny ** 0.5) & (design != 0).any(-2)
+    _require_held(is_lost | length.isinf(), intercept, length.dtype)
     scale = torch.where(length == 0, 1.0, length)
     q, r = torch.linalg.qr(design / scale.unsqueeze(-2))
     dependent = r.diagonal(dim1=-2, dim2=-1).abs() < _INDEPENDENT
