@@ -148,6 +148,8 @@ def test_blocks_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
             torch.testing.assert_close(part.statistic, same.statistic)
             torch.testing.assert_close(part.p_value, same.p_value)
     assert goodness_of_fit(x[:0], simulations=50).p_value.shape == (0, 3)
+    numpys = goodness_of_fit(x, simulations=np.int64(50), seed=np.int32(3))
+    assert torch.equal(numpys.p_value, whole.p_value)
     other = goodness_of_fit(x, simulations=50, seed=4)
     assert not torch.equal(other.cosine.p_value, whole.cosine.p_value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -98,6 +99,8 @@ def test_blocks_and_batches_change_nothing(statistic: str, monkeypatch: pytest.M
     state = torch.get_rng_state()
     monkeypatch.setattr(uniformity, "BLOCK_NUMBERS", 100)
     torch.testing.assert_close(uniformity_test(samples, statistic, simulations=50, seed=3), whole)
+    numpys = uniformity_test(samples, statistic, simulations=np.int64(50), seed=np.int32(3))
+    torch.testing.assert_close(numpys, whole)
     single = uniformity_test(samples[1, 2], statistic, simulations=50, seed=3)
     torch.testing.assert_close(single.p_value, whole.p_value[1, 2])
     assert torch.equal(torch.get_rng_state(), state)

@@ -158,7 +158,7 @@ def _simulated(k: Tensor, n: int, dim: int, simulations: int, seed: int) -> _Fit
     What turns samples turns nothing else: a direction serves for all. Rows have the same noise, so
     that each has the p-values that it has alone.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     k = torch.where(k.isinf(), 1.0, k)  # any will do
     pole = torch.eye(dim, dtype=k.dtype, device=k.device)[0]
     step = max(1, BLOCK_NUMBERS // max(1, k.numel() * dim * max(n, dim)))

@@ -198,7 +198,7 @@ def simulated_p_value(found: Tensor, null: Tensor) -> Tensor:
 
 def _simulated(function: _Statistic, n: int, dim: int, simulations: int, seed: int) -> Tensor:
     """The statistic of samples of uniform directions."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     step = max(1, BLOCK_NUMBERS // (n * max(n, dim, _DIRECTIONS)))
     parts = []
     for first in range(0, simulations, step):
@@ -261,7 +261,7 @@ def component_cdf(w: Tensor, dim: int) -> Tensor:
 
 
 def _projections(dim: int, seed: int) -> _Statistic:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     shape, dtype = (_DIRECTIONS, dim), torch.float64
     directions = torch.randn(shape, dtype=dtype, generator=generator, device="cpu")
     directions = torch.nn.functional.normalize(directions, dim=-1)
