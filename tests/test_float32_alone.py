@@ -50,7 +50,8 @@ def made(
     law: type[RotationallySymmetric], dim: int
 ) -> tuple[RotationallySymmetric, tuple[Tensor, Tensor]]:
     loc = directions(40, dim, dtype=torch.float32).requires_grad_()
-    concentration = torch.linspace(0, 0.9, 40) * (1 if law is SphericalCauchy else 100)
+    largest = 0.9 if law is SphericalCauchy else 90
+    concentration = torch.linspace(0, largest, 40, dtype=torch.float32)
     parameters = loc, concentration.requires_grad_()
     return law(*parameters, validate_args=False), parameters
 
@@ -68,7 +69,7 @@ QUANTITIES: dict[str, Callable[[RotationallySymmetric], Tensor]] = {
     "mean": lambda law: law.mean,
     "variance": lambda law: law.variance,
     "cosine.rsample": lambda law: law.cosine.rsample((3,)),
-    "cosine.log_prob": lambda law: law.cosine.log_prob(torch.full((40,), 0.4)),
+    "cosine.log_prob": lambda law: law.cosine.log_prob(torch.full((40,), 0.4, dtype=torch.float32)),
 }
 
 
@@ -76,6 +77,27 @@ QUANTITIES: dict[str, Callable[[RotationallySymmetric], Tensor]] = {
 @pytest.mark.parametrize("dim", [2, 3, 20])
 @pytest.mark.parametrize("law", LAWS)
 def test_no_float64(law: type[RotationallySymmetric], dim: int, quantity: str) -> None:
+    function, (distribution, parameters) = QUANTITIES[quantity], made(law, dim)
+    with WithoutFloat64():
+        result = function(distribution)
+        torch.autograd.grad(result.sum(), parameters, allow_unused=True)
+
+
+@pytest.fixture
+def float64_by_default() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("float64_by_default")
+@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize("dim", [2, 3, 20])
+@pytest.mark.parametrize("law", LAWS)
+def test_no_float64_whatever_the_default(
+    law: type[RotationallySymmetric], dim: int, quantity: str
+) -> None:
     function, (distribution, parameters) = QUANTITIES[quantity], made(law, dim)
     with WithoutFloat64():
         result = function(distribution)
@@ -104,7 +126,7 @@ def test_uniform_draws_without_float64(dim: int) -> None:
 def test_the_mode_sees_float64() -> None:
     law, _ = made(VonMisesFisher, 5)
     with pytest.raises(AssertionError, match="float64"), WithoutFloat64():
-        law.cosine.cdf(torch.full((40,), 0.4))
+        law.cosine.cdf(torch.full((40,), 0.4, dtype=torch.float32))
 
 
 # What sums or integrates in float64 says so where there is none.

@@ -86,7 +86,7 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
     if dim == 2:  # the tangent space is a line: no rounding can tilt it
         perpendicular = torch.stack((-loc[..., 1], loc[..., 0]), dim=-1)
         across = dot(x, perpendicular).div_(length)
-        side = torch.where(across < 0, -1.0, 1.0) / length
+        side = torch.copysign(length.reciprocal(), across)
         x.copy_(side.unsqueeze(-1) * perpendicular)
         return zeta, across.square(), torch.zeros_like(zeta), torch.ones_like(zeta), length
     along = zeta
