@@ -403,12 +403,25 @@ def test_rows_of_weight_0_do_not_count(kind: str) -> None:
     )
 
 
+@pytest.mark.parametrize("weight", [1e-290, 1e-200, 1e150])
+def test_the_unit_of_weights_does_not_matter(weight: float) -> None:
+    X = clusters(3, [3.0, 8.0, 5.0], [40, 40, 40])
+    weights = torch.ones(120, dtype=torch.float64)
+    options = {"random_state": 0, "tol": 1.0}  # one step
+    expected = VonMisesFisherMixture(3, **options).fit(X, sample_weight=weights)
+    model = VonMisesFisherMixture(3, **options).fit(X, sample_weight=weight * weights)
+    torch.testing.assert_close(model.mean_directions_, expected.mean_directions_)
+    torch.testing.assert_close(model.concentrations_, expected.concentrations_)
+    assert model.lower_bound_ == pytest.approx(expected.lower_bound_)
+
+
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
         ([1.0, 1.0], r"sample_weight must have the shape \(4,\), got \(2,\)"),
-        ([1.0, -1.0, 1.0, 1.0], "sample_weight must be nonnegative and finite, .*between -1 and 1"),
-        ([1.0, math.nan, 1.0, 1.0], "sample_weight must be nonnegative and finite, got NaN"),
+        ([1.0, -1.0, 1.0, 1.0], r"nonnegative and at most 1e\+150, .*between -1 and 1"),
+        ([1.0, math.nan, 1.0, 1.0], r"nonnegative and at most 1e\+150, got NaN"),
+        ([1.0, 1e151, 1.0, 1.0], r"nonnegative and at most 1e\+150, .*between 1 and 1e\+151"),
         ([0.0] * 4, "sample_weight is 0 throughout"),
         ([1.0, 0.0, 0.0, 0.0], "2 rows with a weight above 0 are needed for .*, got 1 of 4"),
     ],

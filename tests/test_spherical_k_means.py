@@ -202,6 +202,27 @@ def test_rows_of_weight_0_do_not_count(init: str) -> None:
     assert (model.cluster_centers_ @ expected.T).amax(1).min() > 1 - 1e-12
 
 
+@pytest.mark.parametrize("weight", [1e-290, 1e-200, 1e150])
+def test_the_unit_of_weights_does_not_matter(weight: float) -> None:
+    X = clusters(3, [3.0, 8.0, 5.0], 40)
+    expected = SphericalKMeans(3, random_state=0).fit(X)
+    model = SphericalKMeans(3, random_state=0).fit(
+        X, sample_weight=torch.full((120,), weight, dtype=torch.float64)
+    )
+    torch.testing.assert_close(model.cluster_centers_, expected.cluster_centers_)
+    assert model.inertia_ == pytest.approx(weight * expected.inertia_, rel=1e-10, abs=0)
+    assert torch.equal(model.labels_, expected.labels_)
+
+
+@pytest.mark.parametrize("init", ["k-means++", "random"])
+def test_weights_far_apart(init: str) -> None:
+    X = directions(50, 3, seed=2)
+    weights = np.full(50, 1e-320)
+    weights[:2] = 1e10
+    model = SphericalKMeans(3, init=init, random_state=0).fit(X, sample_weight=weights)
+    assert model.inertia_ < 1e-300  # both heavy rows are centres
+
+
 # Starts
 
 

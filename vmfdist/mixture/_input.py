@@ -60,7 +60,9 @@ def _own_rows(estimator: Any, X: Any, sample_weight: Any, least: int, fitting: b
     if sample_weight is not None:
         weights = _in_float64(sample_weight, "sample_weight", (len(rows),), rows.device)
         require(
-            "sample_weight must be nonnegative and finite", weights, lambda w: 0 <= w < math.inf
+            f"sample_weight must be nonnegative and at most {LONGEST:g}",
+            weights,
+            lambda w: 0 <= w <= LONGEST,
         )
         if least and not weights.any():
             raise ValueError(NO_WEIGHT)

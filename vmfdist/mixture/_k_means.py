@@ -26,7 +26,10 @@ def rows_to_start_from(rows: Rows, least: int, random: np.random.RandomState) ->
 def random_rows(rows: Rows, number: int, random: np.random.RandomState) -> Tensor:
     """Different rows of a sample, drawn in proportion to their weights."""
     weights = rows.all_weights()
-    shares = None if weights is None else (weights / weights.sum()).cpu().numpy()
+    shares = None
+    if weights is not None:
+        least = torch.finfo(weights.dtype).tiny  # one of 0 would never be drawn
+        shares = (weights / weights.sum()).clamp(min=least).cpu().numpy()
     return rows.take(random.choice(rows.n_rows, number, replace=False, p=shares))
 
 
@@ -89,8 +92,9 @@ class Clusters(NamedTuple):
 
     def directions(self) -> Tensor:
         """The directions of the sums, which are the best centres for these clusters."""
-        length = torch.linalg.vector_norm(self.sums, dim=1, keepdim=True)
-        return torch.where(length > 0, self.sums / length, self.centers)
+        mean = self.sums / self.sizes.unsqueeze(1)  # whose length no unit of weights lets underflow
+        length = torch.linalg.vector_norm(mean, dim=1, keepdim=True)
+        return torch.where(length > 0, mean / length, self.centers)
 
 
 def assign(rows: Rows, centers: Tensor) -> Clusters:

@@ -19,7 +19,7 @@ MAX_CONCENTRATION = {torch.float32: 2.0**46, torch.float64: 2.0**52}
 # Of a batch and what is computed of it: a few MB, which stay in a processor's cache.
 _BATCH_NUMBERS, _BATCH_NUMBERS_ON_DEVICE = 1 << 19, 1 << 22
 
-# Outside, the square of a norm in float64 over- or underflows.
+# Outside, the square of a norm in float64 over- or underflows. No weight is above either.
 SHORTEST, LONGEST = 1e-150, 1e150
 
 # In scikit-learn's words.

@@ -209,7 +209,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
         Raises:
             ValueError: if a row holds NaN or infinity, is 0, or is not a unit vector although
                 ``normalize`` is False; if there are fewer rows than components, or than 2, or fewer
-                with a weight above 0; if a weight is negative or not finite; if d < 2; if batches
+                with a weight above 0; if a weight is negative or above 1e150; if d < 2; if batches
                 are not alike, or others in another pass; if another process of the group cannot
                 read its share; if an argument of the constructor is out of its range.
             TypeError: if a tensor is sparse in another layout than CSR, or nested, or not float32

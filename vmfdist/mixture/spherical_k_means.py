@@ -150,7 +150,7 @@ class SphericalKMeans(
         Raises:
             ValueError: if a row holds NaN or infinity, is 0, or is not a unit vector although
                 ``normalize`` is False; if there are fewer rows than clusters, or fewer with a
-                weight above 0; if a weight is negative or not finite; if d < 2; if an argument of
+                weight above 0; if a weight is negative or above 1e150; if d < 2; if an argument of
                 the constructor is out of its range.
             TypeError: if a tensor is sparse in another layout than CSR, or nested, or not float32
                 or float64; if an argument of the constructor is of a wrong type.
