@@ -127,7 +127,13 @@ def with_zero(X: Tensor) -> Tensor:
         (lambda X: [X[:9], X[:9, :2]], ValueError, "X has 2 features, but .* is expecting 3"),
         (lambda X: [X[:9], X.float()], ValueError, "one kind, .*float32 on cpu after Tensor of"),
         (lambda X: [X[:9], X[:9].numpy()], ValueError, "one kind, dtype and device, got ndarray"),
-        (lambda X: [X[:9], with_zero(X)], ValueError, "row 7 of X has the norm 0"),
+        (lambda X: [X[:9], with_zero(X)], ValueError, "row 16 of X has the norm 0"),
+        (
+            lambda X: torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), batch_size=70),
+            TypeError,
+            r"sparse array of shape \(rows, d\), as a DataLoader of a tensor .*, got list",
+        ),
+        (lambda X: [X[:9], None], TypeError, r"shape \(rows, d\), .*, got NoneType"),
         (lambda X: Batches(X[:2], 1), ValueError, "n_components = 3, n_samples = 2"),
         (lambda X: Batches(X[:0], 1), ValueError, "X has no batches"),
         (lambda X: Batches(X[0], 1), ValueError, "shape"),
@@ -148,7 +154,7 @@ def test_rows_are_checked_in_every_pass() -> None:
             if self.passes == 4:
                 yield with_zero(X)
 
-    with pytest.raises(ValueError, match="row 7 of X has the norm 0"):
+    with pytest.raises(ValueError, match="row 307 of X has the norm 0"):
         VonMisesFisherMixture(3).fit(Changing(X, 70))
 
 

@@ -28,8 +28,8 @@ class RowsInBatches(Rows):
     What a start looks at is held as well.
     """
 
-    def __init__(self, X: Iterable[Any], read: Callable[[Any, bool], Rows]) -> None:
-        """Of batches that are read and checked; whether one is the first read is told."""
+    def __init__(self, X: Iterable[Any], read: Callable[[Any, bool, int], Rows]) -> None:
+        """Of batches that are read and checked: told are whether one is the first, and its row."""
         if iter(X) is X:
             raise TypeError(
                 "X can be gone through only once, as a generator, and a fit goes through its "
@@ -38,7 +38,7 @@ class RowsInBatches(Rows):
             )
         self._X, self._read = X, read
         for batch in X:
-            first = read(batch, True)
+            first = self._checked(batch, True, 0)
             break
         else:
             raise ValueError("X has no batches")
@@ -47,10 +47,18 @@ class RowsInBatches(Rows):
         self.dim, self.dtype, self.device = first.dim, first.dtype, first.device
         self._number: int | None = None
 
+    def _checked(self, batch: Any, is_first: bool, number: int) -> Rows:
+        if not hasattr(batch, "shape"):
+            raise TypeError(
+                "each batch of X must be an array, tensor or sparse array of shape (rows, d), as a "
+                f"DataLoader of a tensor gives them, got {type(batch).__name__}"
+            )
+        return self._read(batch, is_first, number)
+
     def _pass(self) -> Iterator[Rows]:
         n = 0
         for batch in self._X:
-            rows = self._read(batch, False)
+            rows = self._checked(batch, False, n)
             if rows.kind != self._like.kind:
                 raise ValueError(
                     "the batches of X must be of one kind, dtype and device, got "

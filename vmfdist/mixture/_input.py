@@ -51,7 +51,10 @@ def read_rows(
 def _own_rows(estimator: Any, X: Any, sample_weight: Any, least: int, fitting: bool) -> Rows:
     if in_batches(X):
         rows: Rows = RowsInBatches(
-            X, lambda batch, is_first: _read(estimator, batch, 0, fitting, fitting and is_first)
+            X,
+            lambda batch, is_first, number: _read(
+                estimator, batch, 0, fitting, fitting and is_first, number
+            ),
         )
         if fitting:
             len(rows)  # a pass that checks all of them
@@ -70,7 +73,8 @@ def _own_rows(estimator: Any, X: Any, sample_weight: Any, least: int, fitting: b
     return rows
 
 
-def _read(estimator: Any, X: Any, least: int, fitting: bool, reset: bool) -> Rows:
+def _read(estimator: Any, X: Any, least: int, fitting: bool, reset: bool, number: int = 0) -> Rows:
+    """Of one matrix, whose first row has that number in what the user has given."""
     least_shape = {"ensure_min_samples": least, "ensure_min_features": 2 if fitting else 1}
     if isinstance(X, Tensor):
         is_sparse = not X.is_nested and X.layout == torch.sparse_csr
@@ -103,7 +107,7 @@ def _read(estimator: Any, X: Any, least: int, fitting: bool, reset: bool) -> Row
         )
         rows = SparseRows(X) if sparse.issparse(X) else Rows(X)
     require_float64(rows.device)
-    rows.check(normalize=estimator.normalize)
+    rows.check(normalize=estimator.normalize, first=number)
     return rows
 
 

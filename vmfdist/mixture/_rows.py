@@ -240,10 +240,9 @@ class Rows:
             first += len(part)
         return result
 
-    def check(self, *, normalize: bool) -> None:
-        """Raises ValueError at the first row that is no direction."""
+    def check(self, *, normalize: bool, first: int = 0) -> None:
+        """Raises ValueError at the first row that is no direction; they are numbered from first."""
         tolerance = unit_tolerance(self.dtype, self.dim)
-        first = 0
         for part in self._parts(0):
             norm = self.norms(part)
             good = (norm >= SHORTEST) & (norm <= LONGEST)

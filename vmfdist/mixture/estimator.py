@@ -213,8 +213,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):  # type: ignore[misc] 
                 are not alike, or others in another pass; if another process of the group cannot
                 read its share; if an argument of the constructor is out of its range.
             TypeError: if a tensor is sparse in another layout than CSR, or nested, or not float32
-                or float64; if batches come from a generator, which ends after one pass; if an
-                argument of the constructor is of a wrong type.
+                or float64; if batches come from a generator, which ends after one pass, or are no
+                matrices; if an argument of the constructor is of a wrong type.
         """
         self._check_arguments()
         # What is found belongs to a copy until all of it is there: a fit that fails or is
