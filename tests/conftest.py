@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch import distributed
 
 from isolation import isolated
 
@@ -31,3 +33,18 @@ def isolation() -> Iterator[None]:
 )
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
+
+
+@pytest.fixture
+def group() -> Iterator[distributed.ProcessGroup]:
+    """A group of this process alone."""
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    world = distributed.group.WORLD
+    assert world is not None
+    yield world
+    del world
+    # Of torch 2.6 the end of a group waits for its thread, which may wait for the interpreter to
+    # let go of its last tensor.
+    time.sleep(0.1)
+    distributed.destroy_process_group()

@@ -89,16 +89,10 @@ def test_loaders_give_batches() -> None:
     torch.testing.assert_close(found.mean_directions_, expected.mean_directions_)
 
 
-def test_batches_of_a_group() -> None:
+def test_batches_of_a_group(group: distributed.ProcessGroup) -> None:
     X = shares.rows()
     expected = VonMisesFisherMixture(3, random_state=0).fit(X)
-    store = distributed.HashStore()
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        found = VonMisesFisherMixture(3, random_state=0)
-        found.fit(Batches(X, 70), group=distributed.group.WORLD)
-    finally:
-        distributed.destroy_process_group()
+    found = VonMisesFisherMixture(3, random_state=0).fit(Batches(X, 70), group=group)
     torch.testing.assert_close(found.mean_directions_, expected.mean_directions_)
 
 

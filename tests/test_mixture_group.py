@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -68,15 +67,6 @@ def test_all_processes_are_told_of_a_bad_share(of_processes: list[dict[str, Any]
 
 
 # In this process
-
-
-@pytest.fixture
-def group() -> Iterator[Any]:
-    """A group of one process."""
-    store = distributed.HashStore()
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield distributed.group.WORLD
-    distributed.destroy_process_group()
 
 
 @pytest.fixture

@@ -523,15 +523,11 @@ def in_a_process(folder: Path) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.usefixtures("group")
 def test_one_process_of_a_group_adds_nothing() -> None:
     x, labels = labelled()
     statistics = accumulated(x, labels)
-    store = distributed.HashStore()
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        total = statistics.all_reduced()
-    finally:
-        distributed.destroy_process_group()
+    total = statistics.all_reduced()
     assert torch.equal(total.counts, statistics.counts)
     assert torch.equal(total.sums, statistics.sums)
 
