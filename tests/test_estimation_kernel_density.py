@@ -174,6 +174,18 @@ def test_gradient_along_the_sphere() -> None:
     torch.testing.assert_close(across(found), 5 * across(mean))
 
 
+def test_a_weight_of_0_has_no_gradient() -> None:
+    data, weights = directions(5, 3), WEIGHTS.clone().requires_grad_()
+    present = WEIGHTS > 0
+    without = WEIGHTS[present].requires_grad_()
+    for find in (lambda law: law.log_prob(data), lambda law: law.mean):
+        (found,) = torch.autograd.grad(find(SphericalKDE(data, 3.0, weights)).sum(), weights)
+        other = SphericalKDE(data[present], 3.0, without)
+        (expected,) = torch.autograd.grad(find(other).sum(), without)
+        assert found[1] == 0
+        torch.testing.assert_close(found[present], expected)
+
+
 def test_compiled_without_a_break() -> None:
     data = directions(6, 3)
 

@@ -368,7 +368,9 @@ def _log_shares(data: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return -data.new_full((1,), data.shape[-2]).log()
     weights = one_each(weights, data).double()
-    absent, total = weights == 0, weights.sum(-1, keepdim=True)
+    absent = weights == 0
+    weights = torch.where(absent, 0.0, weights)  # without gradient
+    total = weights.sum(-1, keepdim=True)
     logs = torch.where(absent, 1.0, weights).log() - torch.where(total == 0, 1.0, total).log()
     return torch.where(absent, -math.inf, logs).to(data.dtype)
 
