@@ -78,10 +78,10 @@ def _to_cosine_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw
     end = torch.log1p(growth)  # a, or b where t > 1
     other = k * 2.0 - end
     a, b = torch.where(beyond, other, end), torch.where(beyond, end, other)
-    rate = (above / b - square * below / a) / survival
-    h, k2 = a - k, k * k
-    h2 = h * h
-    series = h * ((h2 * 3.0 - k2 * 7.0) / 360.0 + 1 / 6) + ((h2 - k2) / 24.0 + 0.5)
+    rate = torch.addcdiv(above / b, square * below, a, value=-1.0) / survival
+    product = a * b  # k^2 - h^2 with h = a - k, in which the series is one
+    cubic = torch.addcmul(1 / 6 - product / 120.0, k, k, value=-1 / 90)
+    series = torch.addcmul(0.5 - product / 24.0, a - k, cubic)
     rate = torch.where(k < 3 * info.eps**0.2, series, rate)
     t = end / k
     return CosineDraw(torch.where(beyond, 2.0 - t, t), rate)

@@ -186,13 +186,16 @@ class _Draw(torch.autograd.Function):
         _, loc, concentration, _ = inputs
         x, cosine, rate = output
         ctx.mark_non_differentiable(cosine, rate)
+        ctx.set_materialize_grads(False)  # none are formed of these two
         ctx.save_for_backward(x, cosine, rate, loc)
         ctx.concentration_shape = concentration.shape
 
     @staticmethod
     def backward(
-        ctx: Any, grad: Tensor, *_: Any
+        ctx: Any, grad: Tensor | None, *_: Any
     ) -> tuple[None, Tensor | None, Tensor | None, None]:
+        if grad is None:
+            return None, None, None, None
         tensors = grad, *ctx.saved_tensors
         if is_recording():  # only then can someone differentiate again
             by_loc, by_concentration = _DrawBackward.apply(*tensors)
