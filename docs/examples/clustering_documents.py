@@ -141,6 +141,10 @@ def read_embeddings(path: Path, label_path: Path) -> Texts:
     rows, labels = (read_array(p, axes) for p, axes in ((path, 2), (label_path, 1)))
     if not np.issubdtype(rows.dtype, np.floating):
         raise DataError(f"{path}: expected floating point numbers, found {rows.dtype}")
+    if rows.shape[1] < 2:
+        raise DataError(f"{path}: expected at least 2 columns, found {rows.shape[1]}")
+    if np.not_equal(labels, labels).any():  # NaN
+        raise DataError(f"{label_path}: expected a group for each row, found nan")
     if len(labels) != len(rows):
         raise DataError(
             f"{label_path}: expected {len(rows):,} labels, one for each row of {path.name}, found "

@@ -134,6 +134,12 @@ def saved(folder: Path, name: str, array: object) -> str:
         (np.eye(3, dtype=int), np.arange(3), "expected floating point numbers, found int64"),
         (np.diag([1.0, 0.0]), np.arange(2), "expected a direction, found row 1 of norm 0.0"),
         (np.diag([math.nan, 1.0]), np.arange(2), "expected a direction, found row 0 of norm nan"),
+        (np.ones((2, 1)), np.arange(2), "expected at least 2 columns, found 1"),
+        (
+            np.eye(2),
+            np.array([0, math.nan]),
+            "labels.npy: expected a group for each row, found nan",
+        ),
         (np.array([[{}]]), np.arange(1), "rows.npy: expected an array in a .npy file, found: "),
         (np.eye(2), np.arange(2), "expected at least as many texts as clusters, found 2 for 5"),
     ],
