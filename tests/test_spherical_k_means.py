@@ -292,6 +292,13 @@ def test_empty_clusters_get_the_farthest_rows() -> None:
     assert model.cluster_centers_[1].tolist() == [0, 1]
 
 
+def test_no_start_ends_with_empty_clusters_that_a_row_could_fill() -> None:
+    for seed in range(40):
+        X = directions(12, 3, seed=seed)
+        model = SphericalKMeans(10, init=X[:1].expand(10, 3), tol=1).fit(X)
+        assert len(model.labels_.unique()) == 10
+
+
 def test_fewer_directions_than_clusters(dtype: torch.dtype) -> None:
     X = torch.eye(3, dtype=dtype)[:2].repeat(5, 1)
     for init in ("k-means++", "random"):

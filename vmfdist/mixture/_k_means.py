@@ -134,7 +134,8 @@ def lloyd(rows: Rows, centers: Tensor, max_iter: int, tol: float) -> tuple[Clust
     while n_iter < max_iter and not converged:
         n_iter += 1
         before, clusters = clusters, assign(rows, _filled(rows, clusters))
-        converged = bool(before.inertia - clusters.inertia <= tol * before.inertia)
+        share = tol * bool(clusters.sizes.all())  # what fills an empty cluster is never too little
+        converged = bool(before.inertia - clusters.inertia <= share * before.inertia)
     return clusters, n_iter
 
 
