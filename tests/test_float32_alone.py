@@ -17,7 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cases import directions
 from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
 from vmfdist._numerics import precision
-from vmfdist.estimation import uniformity_test
+from vmfdist.estimation import (
+    SphericalKDE,
+    VonMisesFisherRegression,
+    confidence_cone,
+    goodness_of_fit,
+    mean_direction_test,
+    uniformity_test,
+)
 from vmfdist.mixture import VonMisesFisherMixture
 from vmfdist.nn import ClassStatistics
 from vmfdist.rotational import RotationallySymmetric
@@ -143,6 +150,12 @@ def needing_float64(law: type[RotationallySymmetric]) -> dict[str, Callable[[], 
         "fit": lambda: law.fit(x),  # type: ignore[attr-defined]
         "divergence": lambda: kl_divergence(distribution, made(PowerSpherical, 5)[0]),
         "uniformity_test": lambda: uniformity_test(x),
+        "goodness_of_fit": lambda: goodness_of_fit(x),
+        "mean_direction_test": lambda: mean_direction_test(x, -x),
+        "confidence_cone": lambda: confidence_cone(x),
+        "kernel density": lambda: SphericalKDE.fit(x),
+        "modes": lambda: SphericalKDE(x, 4.0).modes(),
+        "regression": lambda: VonMisesFisherRegression.fit(x[:, :2], x),
         "mixture": lambda: VonMisesFisherMixture(2).fit(x),
         "statistics": lambda: ClassStatistics(5, 2),
     }

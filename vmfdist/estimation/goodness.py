@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import normalize
 
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
+from vmfdist._numerics.precision import in_float64
 from vmfdist._resultant import concentration, resultant
 from vmfdist._sampling.draw import draw
 from vmfdist._validation import check_samples
@@ -106,7 +107,7 @@ def goodness_of_fit(samples: Tensor, *, simulations: int = 999, seed: int = 0) -
     check_samples("samples", samples, Distribution._validate_args)
     check_simulation(simulations, seed)
     # A length that is rounded in float32 would count in the angles of concentrated samples.
-    found = _fitted(normalize(samples.double(), dim=-1))
+    found = _fitted(normalize(in_float64(samples), dim=-1))
     n, dim = samples.shape[-2:]
     null = _simulated(found.concentration, n, dim, simulations, seed)
     parts = []

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from torch.types import _size
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
+from vmfdist._numerics.chords import widened
 from vmfdist._numerics.constants import static
 from vmfdist._numerics.infinity import is_finite_throughout, steep, with_point_mass
 from vmfdist._numerics.kernel_sums import log_sum, nearest
@@ -367,7 +368,7 @@ def _log_shares(data: Tensor, weights: Tensor | None) -> Tensor:
     """Log weights with sum 1, in the dtype of the data: of shape (..., n), or (1,) if all equal."""
     if weights is None:
         return -data.new_full((1,), data.shape[-2]).log()
-    weights = one_each(weights, data).double()
+    weights = widened(one_each(weights, data))
     absent = weights == 0
     weights = torch.where(absent, 0.0, weights)  # without gradient
     total = weights.sum(-1, keepdim=True)
