@@ -282,6 +282,9 @@ def test_compile(kind: _Law) -> None:
     check_compiled(partial(step, kind=kind), 20, torch.float32, "aot_eager")
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="its partitioner takes more than ten minutes"
+)
 @pytest.mark.parametrize("dim", [2, 7])
 def test_compile_a_draw_in_float64(dim: int) -> None:
     # Dynamo trips over constants that are float64 tensors of one number: there must be none.
