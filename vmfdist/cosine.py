@@ -63,6 +63,11 @@ def _check_concentration(concentration: Tensor, largest: float, validate: bool) 
         check_concentration("concentration", concentration, largest)
 
 
+def _nonnegative(x: Tensor) -> Tensor:
+    """x, or 0 where it is less; at 0 its derivative is 1, as that of clamp is before torch 2.14."""
+    return torch.where(x < 0, 0.0, x)
+
+
 class CosineLaw(TorchDistribution):
     r"""What the laws of the cosine share: a concentration, a dimension, and all their methods.
 
@@ -147,8 +152,8 @@ class CosineLaw(TorchDistribution):
             require(f"{name} must lie in [{low}, {high}]", given, lambda w: low <= w <= high)
         x = given.to(dtype)
         if one_minus_value is None:
-            return (1 - x).clamp(min=0), (1 + x).clamp(min=0)
-        return x.clamp(min=0), (2 - x).clamp(min=0)
+            return _nonnegative(1 - x), _nonnegative(1 + x)
+        return _nonnegative(x), _nonnegative(2 - x)
 
     def log_prob(
         self, value: Tensor | None = None, *, one_minus_value: Tensor | None = None
