@@ -184,6 +184,24 @@ def test_point_masses(dtype: torch.dtype) -> None:
     assert all(renyi_divergence(point, same, order) == 0 for order in (0.5, 1, 2))
 
 
+def test_curvatures_at_the_natural_parameter_zero() -> None:
+    # The log-partition begins with the square of the natural parameter over 2 d.
+    dim, uniform = 3, HypersphericalUniform(3, dtype=torch.float64)
+    curvatures = {
+        0.0: log_product_integral,
+        0.5 / dim: lambda p, q: renyi_divergence(p, q, 0.5),
+        2.0 / dim: lambda p, q: renyi_divergence(p, q, 2.0),
+    }
+    for expected, function in curvatures.items():
+        for other in (uniform, VonMisesFisher.from_natural(torch.zeros(dim, dtype=torch.float64))):
+
+            def of(eta: Tensor, function: Any = function, other: Any = other) -> Tensor:
+                return function(VonMisesFisher.from_natural(eta), other)
+
+            found = torch.autograd.functional.hessian(of, torch.zeros(dim, dtype=torch.float64))
+            torch.testing.assert_close(found, expected * torch.eye(dim, dtype=torch.float64))
+
+
 def test_the_uniform_law_is_that_of_concentration_zero(dtype: torch.dtype) -> None:
     uniform = HypersphericalUniform(4, dtype=dtype)
     flat, law = VonMisesFisher(directions(4, dtype=dtype), 0.0), VonMisesFisher(directions(4), 3.0)

@@ -32,6 +32,7 @@ from vmfdist._families.probabilities import Asked, Question
 from vmfdist._families.spherical_cauchy import SPHERICAL_CAUCHY
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._numerics.constants import static
+from vmfdist._numerics.elementwise import nonnegative
 from vmfdist._numerics.infinity import standard_deviation
 from vmfdist._numerics.precision import in_float64
 from vmfdist._numerics.rows import expanded
@@ -61,11 +62,6 @@ def _check_concentration(concentration: Tensor, largest: float, validate: bool) 
     require_float("concentration", concentration, unit=False)
     if validate:
         check_concentration("concentration", concentration, largest)
-
-
-def _nonnegative(x: Tensor) -> Tensor:
-    """x, or 0 where it is less; at 0 its derivative is 1, as that of clamp is before torch 2.14."""
-    return torch.where(x < 0, 0.0, x)
 
 
 class CosineLaw(TorchDistribution):
@@ -152,8 +148,8 @@ class CosineLaw(TorchDistribution):
             require(f"{name} must lie in [{low}, {high}]", given, lambda w: low <= w <= high)
         x = given.to(dtype)
         if one_minus_value is None:
-            return _nonnegative(1 - x), _nonnegative(1 + x)
-        return _nonnegative(x), _nonnegative(2 - x)
+            return nonnegative(1 - x), nonnegative(1 + x)
+        return nonnegative(x), nonnegative(2 - x)
 
     def log_prob(
         self, value: Tensor | None = None, *, one_minus_value: Tensor | None = None

@@ -35,6 +35,7 @@ from torch.distributions import kl_divergence
 from vmfdist._closed_forms import natural, products
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._numerics.chords import inner_product, squared_chord, widened
+from vmfdist._numerics.elementwise import nonnegative
 from vmfdist._numerics.infinity import standard_deviation, steepened
 from vmfdist._numerics.rows import expanded
 from vmfdist._validation import common_shape, require_number
@@ -238,7 +239,7 @@ def _in_natural_parameters(p: _Law, q: _Law, alpha: float, beta: float, dim: int
     (eta1, eta2), weights = etas, (alpha, beta)
     square1, square2 = (eta.square().sum(-1) for eta in etas)
     square = alpha**2 * square1 + beta**2 * square2 + 2 * alpha * beta * inner_product(eta1, eta2)
-    result = products.log_partition_of_square(square.clamp(min=0), dim)
+    result = products.log_partition_of_square(nonnegative(square), dim)
     for eta, weight in zip(etas, weights, strict=True):
         zero = vmf.log_partition(eta.new_zeros(eta.shape[:-1]), dim)
         result = result - weight * natural.log_partition(zero, eta)

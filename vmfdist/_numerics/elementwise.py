@@ -104,3 +104,8 @@ def minus_log1p(y: Tensor, one_plus_y: Tensor) -> Tensor:
     for j in reversed(range(_TERMS_OF_LOG1P[y.dtype])):
         series = series * t_squared + 1 / (2 * j + 3)
     return torch.where(small, y_small * t - 2 * t * t_squared * series, y - torch.log(one_plus_y))
+
+
+def nonnegative(x: Tensor) -> Tensor:
+    """x, or 0 where it is less; at 0 its derivative is 1, as that of clamp is before torch 2.14."""
+    return torch.where(x < 0, 0.0, x)
