@@ -235,7 +235,9 @@ def check_loc(loc: Any, dim: int, validate: bool) -> None:
 
 
 def check_weights(weights: Any, samples: Tensor, validate: bool) -> None:
-    """Raises unless ``weights`` fits the samples, is nonnegative and has a positive sum."""
+    """Raises unless ``weights`` is None, or fits samples, is nonnegative and has a positive sum."""
+    if weights is None:
+        return
     require_dense("weights", weights)
     try:
         shape = torch.broadcast_shapes(samples.shape[:-1], weights.shape)

@@ -148,8 +148,7 @@ class PowerSpherical(RotationallySymmetric):
         """
         validate = cls._validate_args if validate_args is None else validate_args
         check_samples("samples", samples, validate)
-        if weights is not None:
-            check_weights(weights, samples, validate)
+        check_weights(weights, samples, validate)
         x, shares = _resultant.directions_and_shares(samples, weights)
         if loc is None:
             data = _resultant.resultant(x, shares)

@@ -182,8 +182,7 @@ class SphericalCauchy(RotationallySymmetric):
         """
         validate = cls._validate_args if validate_args is None else validate_args
         check_samples("samples", samples, validate)
-        if weights is not None:
-            check_weights(weights, samples, validate)
+        check_weights(weights, samples, validate)
         x, shares = directions_and_shares(samples, weights)
         direction, length = natural.polar(moebius.conformal_barycentre(x, shares))
         nearest = (x @ direction.detach().unsqueeze(-1)).argmax(-2, keepdim=True)

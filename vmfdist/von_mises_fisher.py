@@ -179,8 +179,7 @@ class VonMisesFisher(RotationallySymmetric):
         """
         validate = cls._validate_args if validate_args is None else validate_args
         check_samples("samples", samples, validate)
-        if weights is not None:
-            check_weights(weights, samples, validate)
+        check_weights(weights, samples, validate)
         data, dim = _resultant.resultant(samples, weights), samples.shape[-1]
         if loc is not None:
             if bias_corrected:

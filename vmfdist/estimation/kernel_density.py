@@ -109,8 +109,7 @@ class SphericalKDE(TorchDistribution):
         check_samples("data", data, validate)
         if isinstance(concentration, Tensor):
             concentration = require_dense("concentration", concentration).unsqueeze(-1)
-        if weights is not None:
-            check_weights(weights, data, validate)
+        check_weights(weights, data, validate)
         batch_shape = _batch_shape(data, concentration, weights)
         self._given = VonMisesFisher(data, concentration, validate)._given
         self._log_weights = _log_shares(data, weights)
@@ -173,8 +172,7 @@ class SphericalKDE(TorchDistribution):
         """
         validate = cls._validate_args if validate_args is None else validate_args
         check_samples("data", data, validate)
-        if weights is not None:
-            check_weights(weights, data, validate)
+        check_weights(weights, data, validate)
         log_weights = _log_shares(in_float64(data), weights).detach()
         shape = torch.broadcast_shapes(data.shape[:-1], log_weights.shape[:-1] + data.shape[-2:-1])
         log_weights = log_weights.expand(shape)

@@ -169,8 +169,7 @@ def confidence_cone(
     require_number("level", level)
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
-    if weights is not None:
-        check_weights(weights, samples, Distribution._validate_args)
+    check_weights(weights, samples, Distribution._validate_args)
     dim = samples.shape[-1]
     data = resultant(samples, weights)
     k = marginal_concentration(dim, data)

@@ -67,8 +67,7 @@ def rayleigh_test(
     if loc is not None:
         check_loc(loc, dim, validate)
         dtype = torch.promote_types(dtype, loc.dtype)
-    if weights is not None:
-        check_weights(weights, samples, validate)
+    check_weights(weights, samples, validate)
     data = resultant(samples, weights)
     if loc is None:
         statistic = dim * data.total * data.length.square()
