@@ -321,11 +321,26 @@ def test_opposite_samples_make_the_uniform_law(bias_corrected: bool, dtype: torc
     assert (grad == 0).all()
 
 
-def test_weights_of_zero_unchecked_make_the_uniform_law() -> None:
-    samples, weights = directions(4, 3), torch.tensor([[0.0] * 4, [1.0] * 4])
-    law = VonMisesFisher.fit(samples, weights, validate_args=False)
+@pytest.mark.parametrize("family", [VonMisesFisher, PowerSpherical, SphericalCauchy])
+def test_weights_of_zero_unchecked_make_the_uniform_law(family: Any) -> None:
+    samples = directions(4, 3)
+    weights = torch.tensor([[0.0] * 4, [1.0] * 4], requires_grad=True)
+    law = family.fit(samples, weights, validate_args=False)
     assert law.concentration[0] == 0
-    torch.testing.assert_close(law.concentration[1], VonMisesFisher.fit(samples).concentration)
+    assert torch.equal(law.loc[0], torch.eye(3, dtype=law.loc.dtype)[0])
+    torch.testing.assert_close(law.concentration[1], family.fit(samples).concentration)
+    torch.testing.assert_close(law.loc[1], family.fit(samples).loc)
+    (grad,) = torch.autograd.grad(law.concentration.sum() + law.loc.sum(), weights)
+    assert grad.isfinite().all()
+    assert (grad[0] == 0).all()
+
+
+@pytest.mark.parametrize("family", [VonMisesFisher, PowerSpherical])
+def test_weights_of_zero_unchecked_about_a_known_direction(family: Any) -> None:
+    loc, weights = torch.eye(3, dtype=torch.float64)[1], torch.zeros(4)
+    law = family.fit(directions(4, 3), weights, loc=loc, validate_args=False)
+    assert law.concentration == 0
+    assert torch.equal(law.loc, loc)
 
 
 # Bad input

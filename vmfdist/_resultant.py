@@ -113,12 +113,16 @@ def _of_many_weightings(samples: Tensor, weights: Tensor) -> Resultant:
 
 
 def directions_and_shares(samples: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The samples in float64, of length 1 to its rounding, and their weights over the sum."""
+    """The samples in float64, of length 1 to its rounding, and their weights over the sum.
+
+    Weights of sum 0 stay as they are.
+    """
     x = torch.nn.functional.normalize(in_float64(samples), dim=-1)
     if weights is None:
         return x, x.new_full(x.shape[-2:-1], 1 / x.shape[-2])
     weights = in_float64(one_each(weights, samples))
-    return x, weights / weights.sum(-1, keepdim=True)
+    _, _, divisor = _totals(weights)
+    return x, weights / divisor.unsqueeze(-1)
 
 
 def one_each(weights: Tensor, samples: Tensor) -> Tensor:

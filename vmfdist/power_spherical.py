@@ -124,7 +124,7 @@ class PowerSpherical(RotationallySymmetric):
             loc: the mean direction where it is known, unit vectors of shape (..., d) whose axes to
                 the left broadcast with the others; if not given it is estimated.
             validate_args: whether to check samples, weights and ``loc``, and the law's
-                ``validate_args``.
+                ``validate_args``. Unchecked, weights that are all 0 make the uniform law.
 
         Returns:
             A law in the dtype of the samples.
@@ -154,7 +154,8 @@ class PowerSpherical(RotationallySymmetric):
             data = _resultant.resultant(x, shares)
             is_point = data.complement <= 0
             direction = highest_direction(x, shares)
-            direction = torch.where(is_point.unsqueeze(-1), data.direction, direction)
+            is_plain = (is_point | (data.total == 0)).unsqueeze(-1)
+            direction = torch.where(is_plain, data.direction, direction)
         else:
             check_loc(loc, samples.shape[-1], validate)
             direction = normalize(loc.double(), dim=-1)
@@ -217,6 +218,7 @@ def _concentration(x: Tensor, shares: Tensor, direction: Tensor, is_point: Tenso
     near, far = ((x - end).square().sum(-1) for end in (pole, -pole))
     level = (shares * ps.log_tilt(near, far, x.new_ones(()), dim)).sum(-1)
     lowest = ps.mean_log(torch.zeros_like(level), dim)
+    level = torch.where(shares.sum(-1) == 0, lowest, level)  # no weight, no concentration
     is_point = (level == 0) | is_point
     is_uniform = (level <= lowest) & ~is_point
     solvable = torch.where(is_point | is_uniform, lowest / 2, level)

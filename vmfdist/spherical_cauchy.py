@@ -155,6 +155,7 @@ class SphericalCauchy(RotationallySymmetric):
             samples: unit vectors along the last dimension.
             weights: nonnegative weights of the samples; equal ones if not given.
             validate_args: whether to check samples and weights, and the law's ``validate_args``.
+                Unchecked, weights that are all 0 make the uniform law.
 
         Returns:
             A law in the dtype of the samples.
