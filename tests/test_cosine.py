@@ -512,8 +512,21 @@ def test_errors(law: type[CosineLaw]) -> None:
         law(1.0, torch.tensor(3))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="int64"):
         law(torch.tensor(1), 3)
+    for concentration in ([1.0], "1", None, True):
+        with pytest.raises(
+            TypeError, match="concentration must be .*, got " + type(concentration).__name__
+        ):
+            law(concentration, 3)
+        ours = law(1.0, 3)
+        with pytest.raises(
+            TypeError, match="concentration must be .*, got " + type(concentration).__name__
+        ):
+            ours.concentration = concentration
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\]"):
         VonMisesFisher(directions(3), 2.0).mass_cone(1.1)
+    for p in ([0.5], "0.5", None):
+        with pytest.raises(TypeError, match=f"p must be .*, got {type(p).__name__}"):
+            VonMisesFisher(directions(3), 2.0).mass_cone(p)  # type: ignore[arg-type]
 
 
 @not_dense_kinds
@@ -525,6 +538,9 @@ def test_sparse_and_nested_concentrations(kind: str) -> None:
         value, of_value = not_dense(kind, "value")
         with pytest.raises(TypeError, match=of_value):
             law(2.0, 3).cdf(value)
+    p, of_p = not_dense(kind, "p")
+    with pytest.raises(TypeError, match=of_p):
+        VonMisesFisher(directions(3), 2.0).mass_cone(p)
 
 
 @of_each_law

@@ -629,6 +629,8 @@ def test_bad_arguments_of_standard_errors() -> None:
     for n, got in ((0, "the value 0"), (-1, "the value -1"), (math.nan, "NaN")):
         with pytest.raises(ValueError, match=rf"n must be positive.*got {got}$"):
             estimation.standard_errors(law, n)
+    with pytest.raises(TypeError, match="n must be real, got complex64"):
+        estimation.standard_errors(law, torch.ones(2) * 1j)
 
 
 # --------------------------------------------------------------------------------------------------

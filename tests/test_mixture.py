@@ -24,7 +24,15 @@ from torch.nn.functional import normalize
 from cases import BOUND, FAILURE_RATE, assert_mean, directions, not_dense, not_dense_kinds
 from reference import log_sphere_area, radial
 from vmfdist import VonMisesFisher, mixture
-from vmfdist.mixture import VonMisesFisherMixture, _k_means, _rows, _sparse, _starts, estimator
+from vmfdist.mixture import (
+    SphericalKMeans,
+    VonMisesFisherMixture,
+    _k_means,
+    _rows,
+    _sparse,
+    _starts,
+    estimator,
+)
 from vmfdist.mixture._concentrations import Concentrations
 from vmfdist.mixture._expectation_maximisation import Mixture
 from vmfdist.mixture._group import ALONE
@@ -430,6 +438,28 @@ def test_the_unit_of_weights_does_not_matter(weight: float) -> None:
 def test_bad_weights(weights: list[float], words: str, method: str) -> None:
     with pytest.raises(ValueError, match=words):
         getattr(VonMisesFisherMixture(2), method)(torch.eye(4), sample_weight=weights)
+
+
+NO_ARRAYS = {
+    "sparse": (sparse.csr_array(np.eye(3)), r"be dense, got csr_array: convert .*\.toarray\(\)"),
+    "ragged": ([[1.0, 0.0, 0.0], [1.0, 0.0]], "rows of one length, got list"),
+    "words": (["a", "b", "c"], "real numbers, .*, got list"),
+    "complex": (np.eye(3) * 1j, "real numbers, .*, got ndarray"),
+    "dates": (np.array(["2026-01-01"], "datetime64[D]"), "real numbers, .*, got ndarray"),
+    "mapping": ({0: 1.0}, "real numbers, .*, got dict"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ARRAYS)
+def test_what_is_no_array(kind: str) -> None:
+    value, words = NO_ARRAYS[kind]
+    for name in ("weights_init", "means_init", "concentrations_init"):
+        with pytest.raises(TypeError, match=f"^{name} must .*{words}"):
+            VonMisesFisherMixture(3, **{name: value}).fit(torch.eye(3))
+    with pytest.raises(TypeError, match=f"^sample_weight must .*{words}"):
+        VonMisesFisherMixture(3).fit(torch.eye(3), sample_weight=value)
+    with pytest.raises(TypeError, match=f"^init must .*{words}"):
+        SphericalKMeans(3, init=value).fit(torch.eye(3))
 
 
 def test_the_first_part_of_a_stream_takes_one_step() -> None:

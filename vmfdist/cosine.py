@@ -46,6 +46,7 @@ from vmfdist._validation import (
     require_dense,
     require_float,
     require_held,
+    require_number,
     set_validation,
 )
 
@@ -56,6 +57,13 @@ __all__ = [
     "VonMisesFisherCosine",
     "mass_cone",
 ]
+
+
+def _held(concentration: float, dtype: torch.dtype) -> float:
+    """The number; raises unless it is one that the dtype holds."""
+    require_number("concentration", concentration, "a tensor or a Python number")
+    require_held("concentration", float(concentration), dtype)
+    return float(concentration)
 
 
 def _check_concentration(concentration: Tensor, largest: float, validate: bool) -> None:
@@ -89,9 +97,7 @@ class CosineLaw(TorchDistribution):
         self, concentration: Tensor | float, dim: int, validate_args: bool | None = None
     ) -> None:
         if not isinstance(concentration, Tensor):
-            concentration = float(concentration)
-            require_held("concentration", concentration, torch.get_default_dtype())
-            concentration = torch.tensor(concentration)
+            concentration = torch.tensor(_held(concentration, torch.get_default_dtype()))
         validate = self._validate_args if validate_args is None else validate_args
         _check_concentration(concentration, self._family.point_mass, validate)
         self._given = concentration
@@ -107,8 +113,7 @@ class CosineLaw(TorchDistribution):
     @concentration.setter
     def concentration(self, concentration: Tensor | float) -> None:
         if not isinstance(concentration, Tensor):
-            require_held("concentration", float(concentration), self._given.dtype)
-            concentration = self._given.new_full((), float(concentration))
+            concentration = self._given.new_full((), _held(concentration, self._given.dtype))
         _check_concentration(concentration, self._family.point_mass, self._validate_args)
         self._given = fitting("concentration", concentration, self.batch_shape)
         self._made_of = None
@@ -357,7 +362,10 @@ class SphericalCauchyCosine(CosineLaw):
 def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tensor:
     """The half-angle of the cone that holds the mass p."""
     k = cosine.concentration
-    if not isinstance(p, Tensor):
+    if isinstance(p, Tensor):
+        require_dense("p", p)
+    else:
+        require_number("p", p, "a tensor or a Python number")
         p = torch.full((), float(p), dtype=k.dtype, device=k.device)
     if validate_args:
         require("p must lie in [0, 1]", p, lambda number: 0 <= number <= 1)

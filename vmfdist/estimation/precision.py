@@ -10,7 +10,13 @@ from torch.distributions import Distribution
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
 from vmfdist._resultant import marginal_concentration, resultant
-from vmfdist._validation import check_samples, check_weights, require, require_number
+from vmfdist._validation import (
+    check_samples,
+    check_weights,
+    require,
+    require_dense,
+    require_number,
+)
 from vmfdist.estimation.f_law import f_quantile
 from vmfdist.von_mises_fisher import VonMisesFisher
 
@@ -105,7 +111,9 @@ def standard_errors(law: VonMisesFisher, n: Tensor | float) -> StandardErrors:
         * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 10.3.1.
     """
     information = fisher_information(law)
-    if not isinstance(n, Tensor):
+    if isinstance(n, Tensor):
+        require_dense("n", n)
+    else:
         require_number("n", n, "a number or a tensor of counts")
     count = torch.as_tensor(n, dtype=law.concentration.dtype, device=law.concentration.device)
     require("n must be positive, the number of observations", count, lambda number: number > 0)

@@ -152,10 +152,28 @@ def _in_float64(value: Any, name: str, shape: tuple[int, ...], device: torch.dev
         require_dense(name, value)
         tensor = value.detach()
     else:
-        tensor = torch.from_numpy(np.array(value, dtype=np.float64))
+        tensor = torch.from_numpy(_array(value, name))
     if tensor.shape != shape:
         raise ValueError(f"{name} must have the shape {shape}, got {tuple(tensor.shape)}")
     return tensor.to(device, torch.float64)
+
+
+def _array(value: Any, name: str) -> Any:
+    """A copy in float64 of what an array can be made of."""
+    if sparse.issparse(value):
+        raise TypeError(
+            f"{name} must be dense, got {type(value).__name__}: convert it with {name}.toarray()"
+        )
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufO":
+            raise TypeError(array.dtype)
+        return array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be an array of real numbers, with rows of one length, got "
+            f"{type(value).__name__}"
+        ) from error
 
 
 def parameter_of_directions(
