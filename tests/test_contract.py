@@ -22,6 +22,7 @@ SAMPLE_SHAPES = [
     pytest.param((), id="one"),
     pytest.param((5,), id="five"),
     pytest.param((3, 2), id="three-by-two"),
+    pytest.param((3, 0), id="none"),
 ]
 every_case = pytest.mark.parametrize("case", CASES)
 cases_with_parameters = pytest.mark.parametrize(

@@ -323,6 +323,18 @@ def test_as_a_distribution() -> None:
     assert density.to_event(1).log_prob(value).shape == ()
 
 
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 2)])
+@pytest.mark.parametrize("batch_shape", [(), (2,), (0,)])
+def test_no_draws(shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> None:
+    data = directions(5, 3).expand(*batch_shape, 5, 3).clone().requires_grad_()
+    density = SphericalKDE(data, 2.0)
+    for draws in (density.sample(shape), density.rsample(shape)):
+        assert draws.shape == (*shape, *batch_shape, 3)
+        assert density.log_prob(draws).shape == (*shape, *batch_shape)
+    assert torch.autograd.grad(draws.sum(), data)[0].shape == data.shape
+    assert density.sample().shape == (*batch_shape, 3)
+
+
 @pytest.mark.parametrize(
     ("build", "error", "words"),
     [
@@ -464,6 +476,23 @@ def test_two_data(dim: int, chord: float) -> None:
         at = radial(dim, k)
         squared = mp.fsum((mp.mpf(a) - b) ** 2 for a, b in zip(x.tolist(), y.tolist(), strict=True))
         assert abs(at.one_minus_mean / (squared / 2) - 1) < 1e-9
+
+
+@pytest.mark.parametrize("weight", [1e-15, 1e-16, 1e-20, 1e-100, 1e-300])
+def test_one_datum_of_nearly_all_weight(weight: float) -> None:
+    # Each of two is predicted by the other, whatever their weights: A(k) is their cosine.
+    x, weights = on_circle(0.0, 50.0), torch.tensor([1.0, weight], dtype=torch.float64)
+    k = SphericalKDE.fit(x, weights).concentration.item()
+    with mp.workdps(30):
+        cosine = mp.fdot(*x.tolist())
+        assert abs(radial(2, k).one_minus_mean / (1 - cosine) - 1) < 1e-9
+    # Of more only the heavy one counts, which the others predict: log f_0(k) + log mean e^-kt.
+    x = on_circle(0.0, 50.0, 20.0, -70.0)
+    t = 1 - torch.cos(torch.deg2rad(torch.tensor([50.0, 20.0, 70.0], dtype=torch.float64)))
+    k = SphericalKDE.fit(x, torch.tensor([1.0, *[weight] * 3], dtype=torch.float64)).concentration
+    mean = ((-k * t).softmax(-1) * t).sum().item()
+    with mp.workdps(30):
+        assert abs(radial(2, k.item()).one_minus_mean / mean - 1) < 1e-6
 
 
 def test_where_no_concentration_is_best() -> None:

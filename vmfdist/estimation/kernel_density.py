@@ -176,7 +176,7 @@ class SphericalKDE(TorchDistribution):
         log_weights = _log_shares(in_float64(data), weights).detach()
         shape = torch.broadcast_shapes(data.shape[:-1], log_weights.shape[:-1] + data.shape[-2:-1])
         log_weights = log_weights.expand(shape)
-        present = (log_weights > -math.inf).sum(-1)
+        present = (log_weights.exp() > 0).sum(-1)
         require(
             "data must hold at least two unit vectors with a weight above 0, for each to be "
             "predicted by the others (or give the concentration)",
@@ -283,8 +283,12 @@ class SphericalKDE(TorchDistribution):
     def _kernels_of_draws(self, sample_shape: _size) -> VonMisesFisher:
         """The law of each draw."""
         data, k = self._given
-        logits = self._log_weights.detach().expand(*self.batch_shape, data.shape[-2])
-        index = Categorical(logits=logits, validate_args=False).sample(sample_shape)
+        shape = torch.Size(sample_shape)
+        if shape.numel():
+            logits = self._log_weights.detach().expand(*self.batch_shape, data.shape[-2])
+            index = Categorical(logits=logits, validate_args=False).sample(shape)
+        else:  # which Categorical refuses
+            index = torch.empty(shape + self.batch_shape, dtype=torch.long, device=data.device)
         first = torch.arange(data.shape[:-2].numel(), device=data.device) * data.shape[-2]
         loc = data.reshape(-1, self.dim)[first.view(data.shape[:-2]) + index]
         return VonMisesFisher(loc, k.squeeze(-1), validate_args=False)

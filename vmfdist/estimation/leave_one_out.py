@@ -78,12 +78,17 @@ class _Pairs:
     def __init__(self, data: Tensor, log_weights: Tensor) -> None:
         self._data, self._log_weights = data, log_weights
         self._weights, self.dim = log_weights.exp(), data.shape[-1]
-        self._others = (1 - self._weights).clamp(min=torch.finfo(log_weights.dtype).eps)
         self._rows = max(1, _BLOCK_PAIRS // self._weights.numel())
         self._squared_chords = SquaredChords(data)
         absent = (self._weights == 0).unsqueeze(-2)
-        self._nearest = torch.empty_like(self._weights)
+        self._others, self._distances, self._nearest = (
+            torch.empty_like(self._weights) for _ in range(3)
+        )
         for rows, t, itself in self._blocks():
+            # One less the own weight has no digits where that is nearly all.
+            others = self._weights.unsqueeze(-2).masked_fill(itself, 0.0)
+            self._others[:, rows] = others.sum(-1)
+            self._distances[:, rows] = others.mul_(t).sum(-1) / self._others[:, rows]
             self._nearest[:, rows] = t.masked_fill_(absent | itself, math.inf).amin(-1)
 
     def prepare(self, k: Tensor) -> None:
@@ -103,12 +108,8 @@ class _Pairs:
         return torch.where(self._weights > 0, self._weights * x, 0.0).sum(-1)
 
     def mean_distance(self) -> Tensor:
-        """T at k = 0, of the mean of squared distances from a point."""
-        x = self._data.to(self._weights)
-        mean = (self._weights.unsqueeze(-1) * x).sum(-2, keepdim=True)
-        squared = (x - mean).square().sum(-1)
-        spread = (self._weights * squared).sum(-1, keepdim=True)
-        return self._mean((squared + spread) / (2 * self._others))
+        """T at k = 0."""
+        return self._mean(self._distances)
 
     def nearest_distance(self) -> Tensor:
         """T at infinity."""
