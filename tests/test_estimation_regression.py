@@ -291,6 +291,34 @@ def test_collinear_inputs() -> None:
     assert fit(near, y).standard_errors[3].min() > 100
 
 
+@pytest.mark.parametrize("origin", [2000.0, -(2.0**30), 2.0**38])
+def test_inputs_far_from_0(origin: float) -> None:
+    inputs, y = made(40, 2, 3)
+    inputs = torch.round(inputs * 2.0**10) * 2.0**-10  # the sum of both is exact
+    near, far = fit(inputs, y), fit(inputs + origin, y)
+    slopes = near.coefficients[1:]
+    torch.testing.assert_close(far.coefficients[1:], slopes, rtol=1e-9, atol=1e-9)
+    constant = near.coefficients[0] - origin * slopes.sum(0)
+    torch.testing.assert_close(far.coefficients[0], constant, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(far.log_likelihood, near.log_likelihood)
+    to_far = torch.eye(9, dtype=torch.float64)
+    to_far[:3, 3:6] = to_far[:3, 6:] = -origin * torch.eye(3)
+    covariance = to_far @ near.covariance @ to_far.mT
+    torch.testing.assert_close(far.covariance, covariance, rtol=1e-9, atol=1e-9)
+    laws = far.predict(inputs + origin)
+    torch.testing.assert_close(laws.loc, near.predict(inputs).loc, rtol=0, atol=1e-15 * abs(origin))
+
+
+def test_a_column_of_two_numbers_next_to_each_other() -> None:
+    inputs, y = made(30, 1, 3)
+    column = torch.full((30, 1), 3.0)
+    column[::2] += 2.0**-21  # 1e-7 of it
+    both = fit(torch.cat([inputs.float(), column], -1), y.float())
+    indicator = fit(torch.cat([inputs.float(), (column > 3).float()], -1), y.float())
+    torch.testing.assert_close(both.coefficients[1], indicator.coefficients[1])
+    torch.testing.assert_close(both.coefficients[2] * 2.0**-21, indicator.coefficients[2])
+
+
 @pytest.mark.parametrize(
     ("change", "words", "error"),
     [

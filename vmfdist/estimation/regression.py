@@ -113,7 +113,7 @@ class VonMisesFisherRegression:
             require("inputs must be finite", inputs, math.isfinite)
         dtype = torch.promote_types(inputs.dtype, directions.dtype)
         with torch.no_grad():
-            basis = _basis(_design(in_float64(inputs), intercept), intercept)
+            basis = _basis(in_float64(inputs), intercept)
             y = torch.nn.functional.normalize(in_float64(directions), dim=-1)
             coefficients, covariance, log_likelihood = (x.to(dtype) for x in _fitted(basis, y))
         fitted = cls(coefficients, covariance, log_likelihood, intercept)
@@ -208,7 +208,7 @@ class _Basis(NamedTuple):
     """A basis of the space of the inputs, in which the information is well conditioned."""
 
     z: Tensor  # (..., n, q), orthogonal columns of length sqrt(n)
-    back: Tensor  # (..., q, q): inputs @ back = z
+    back: Tensor  # (..., q, q): design @ back = z
 
 
 def _require_held(beyond: Tensor, intercept: bool, dtype: torch.dtype) -> None:
@@ -222,7 +222,13 @@ def _require_held(beyond: Tensor, intercept: bool, dtype: torch.dtype) -> None:
         )
 
 
-def _basis(design: Tensor, intercept: bool) -> _Basis:
+def _basis(inputs: Tensor, intercept: bool) -> _Basis:
+    """That of inputs seen from their first row, where an intercept takes up the difference.
+
+    Columns that are nearly constant, as years are, keep all their digits so.
+    """
+    origin = inputs[..., :1, :] if intercept else torch.zeros_like(inputs[..., :1, :])
+    design = _design(inputs - origin, intercept)
     length = torch.linalg.vector_norm(design, dim=-2)
     is_lost = (length < torch.finfo(length.dtype).tiny ** 0.5) & (design != 0).any(-2)
     _require_held(is_lost | length.isinf(), intercept, length.dtype)
@@ -239,7 +245,10 @@ def _basis(design: Tensor, intercept: bool) -> _Basis:
     n = design.shape[-2]
     identity = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
     inverse = torch.linalg.solve_triangular(r, identity, upper=True)
-    return _Basis(q * n**0.5, n**0.5 * inverse / scale.unsqueeze(-1))
+    back = n**0.5 * inverse / scale.unsqueeze(-1)
+    if intercept:
+        back[..., :1, :] -= origin @ back[..., 1:, :]
+    return _Basis(q * n**0.5, back)
 
 
 # A step that gains less than this is the last one, and one that gains less than the second is
