@@ -193,6 +193,32 @@ def test_a_gradient_in_the_concentration_alone_is_not_that_of_both() -> None:
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dim", [2, 3, 20, 200])
+@pytest.mark.parametrize(
+    ("transport", "k"),
+    [
+        *((transport, k) for transport in TRANSPORTS[:2] for k in (1.0, 1e4, 1e8)),
+        *((TRANSPORTS[2], k) for k in (1.0, 4.0, 9.0)),
+    ],
+)
+def test_a_gradient_along_loc_keeps_its_digits(
+    transport: Transport, k: float, dim: int, dtype: torch.dtype
+) -> None:
+    # It is that of the cosine, (1 - w^2) q, of which 1 - w^2 is far below eps here.
+    torch.manual_seed(0)
+    noise, loc = torch.randn(500, dim, dtype=dtype), directions(dim, dtype=dtype)
+    zeta = noise @ loc
+    squared = (noise - zeta.unsqueeze(-1) * loc).square().sum(-1)
+    concentration = torch.full((500,), k, dtype=dtype, requires_grad=True)
+    t, rate = transport(zeta, squared, concentration.detach(), dim)
+    x = draw(noise, loc, concentration, transport)
+    (grad,) = torch.autograd.grad(x, concentration, 2 * loc.expand_as(x))
+    expected = 2 * rate * t * (2 - t)
+    tolerance = 100 * torch.finfo(dtype).eps
+    assert (grad - expected).abs().max() < tolerance * expected.max()
+    assert (grad.mean() / expected.mean() - 1).abs() < tolerance
+
+
 @pytest.mark.parametrize("law", [VonMisesFisher, PowerSpherical])
 @pytest.mark.parametrize("dim", [2, 3, 8, 20])
 def test_a_jacobian_in_one_pass(dim: int, law: Any) -> None:

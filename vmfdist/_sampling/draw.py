@@ -52,7 +52,7 @@ def _aligned(x: Tensor, rank: int) -> Tensor:
 def _lift(
     noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The sample, in the memory of the noise, and the cosine and its rate for the gradient."""
+    """The sample, in the memory of the noise, and 1 - w and the rate of w for the gradient."""
     # The detached tensor is another one to autograd; a compiled graph reuses memory by itself.
     x = noise.clone() if torch.compiler.is_compiling() else noise.detach()
     dim, rank = static(x.shape[-1]), x.dim()
@@ -67,11 +67,11 @@ def _lift(
         scale = (cosine + 1.0).mul_(t).div_(squared).sqrt_()  # 1 + w = 2 - t is exact
         along = torch.addcmul(cosine, scale, lean, value=-1.0).div_(length)
         in_blocks(_combine, rows, x, scale, along, loc, event_dim=1)
-        return cosine, rate
+        return t, rate
 
     tensors = x, _aligned(loc, rank), _aligned(concentration, rank - 1)
-    cosine, rate = in_blocks(lift, _BLOCK_ROWS, *tensors, event_dim=1)
-    return x, cosine, rate
+    t, rate = in_blocks(lift, _BLOCK_ROWS, *tensors, event_dim=1)
+    return x, t, rate
 
 
 def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
@@ -184,10 +184,10 @@ class _Draw(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
         _, loc, concentration, _ = inputs
-        x, cosine, rate = output
-        ctx.mark_non_differentiable(cosine, rate)
+        x, t, rate = output
+        ctx.mark_non_differentiable(t, rate)
         ctx.set_materialize_grads(False)  # none are formed of these two
-        ctx.save_for_backward(x, cosine, rate, loc)
+        ctx.save_for_backward(x, t, rate, loc)
         ctx.concentration_shape = concentration.shape
 
     @staticmethod
@@ -241,6 +241,9 @@ class _DrawBackward(torch.autograd.Function):
     * concentration: :math:`q (\langle g, \mu\rangle - w \langle g, x\rangle)` with
       :math:`q = d \operatorname{artanh}(w) / dk`, since :math:`dx = (\mu - w x)\, dw / (1 - w^2)`.
       This is the exact implicit-reparameterisation gradient, without a pole at :math:`w = \pm 1`.
+      It is formed as :math:`q ((1 - w^2) \langle g, \mu\rangle - w \langle g_\perp, x\rangle)`,
+      with the part :math:`g_\perp` of g across :math:`\mu`: at high concentration the difference
+      of a gradient along :math:`\mu` would be all rounding.
 
     The rotation depends on where it starts, so the derivative of the first is not a second
     derivative of any sampling path.
@@ -248,9 +251,9 @@ class _DrawBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        grad: Tensor, x: Tensor, cosine: Tensor, rate: Tensor, loc: Tensor
+        grad: Tensor, x: Tensor, t: Tensor, rate: Tensor, loc: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        return _pull_back(grad, x, cosine, rate, loc)
+        return _pull_back(grad, x, t, rate, loc)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -283,7 +286,7 @@ class _DrawBackward(torch.autograd.Function):
 def _pull_back(
     grad: Tensor,
     x: Tensor,
-    cosine: Tensor,
+    t: Tensor,
     rate: Tensor,
     loc: Tensor,
     *,
@@ -292,7 +295,7 @@ def _pull_back(
     """The gradients in loc, of its shape, and in the concentration, for each row, as asked for."""
     rank, rows = grad.dim(), _cached_rows(grad.shape[-1])
     own = loc.shape == grad.shape  # a loc for each row
-    tensors = [grad, *(_aligned(y, r) for y, r in ((x, rank), (cosine, rank - 1)))]
+    tensors = [grad, *(_aligned(y, r) for y, r in ((x, rank), (t, rank - 1)))]
     tensors += [_aligned(rate, rank - 1), _aligned(loc, rank)]
     if not go_in_blocks(grad, rows, event_dim=1):
         by_loc, by_concentration = _pull_back_rows(of, *tensors)
@@ -319,20 +322,29 @@ def _pull_back_rows(
     of: tuple[bool, bool],
     grad: Tensor,
     x: Tensor,
-    cosine: Tensor,
+    t: Tensor,
     rate: Tensor,
     loc: Tensor,
     *,
     out: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of each row, that in loc in the memory of ``out`` where it is given."""
-    along, by_loc, by_concentration = dot(grad, loc), None, None
+    along, cosine, by_loc, by_concentration = dot(grad, loc), 1.0 - t, None, None
+    if of[1]:
+        across = _pulled_across(grad, along, x, cosine, loc, out)
+        by_concentration = (along * t).mul_(2.0 - t).addcmul_(cosine, across, value=-1.0).mul_(rate)
     if of[0]:
         by_loc = torch.mul(grad, cosine.unsqueeze(-1), out=out)
         by_loc.addcmul_(along.unsqueeze(-1), x, value=-1.0)
-    if of[1]:
-        by_concentration = along.addcmul_(cosine, dot(grad, x), value=-1.0).mul_(rate)
     return by_loc, by_concentration
+
+
+def _pulled_across(
+    grad: Tensor, along: Tensor, x: Tensor, cosine: Tensor, loc: Tensor, out: Tensor | None
+) -> Tensor:
+    """The product with x of the part of a gradient across loc, less what rounding leaves along."""
+    across = torch.addcmul(grad, along.unsqueeze(-1), loc, value=-1.0, out=out)
+    return dot(across, x).addcmul_(cosine, dot(across, loc), value=-1.0)
 
 
 def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport) -> Tensor:
