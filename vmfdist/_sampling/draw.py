@@ -168,6 +168,16 @@ def _batch_first(x: Tensor, axis: int | None, rank: int) -> Tensor:
     return x.reshape(x.shape[:1] + (1,) * (rank + 1 - x.dim()) + x.shape[1:])
 
 
+def _refuse(ctx: Any, *_: Any) -> Any:
+    """For all derivatives but the one by backward mode."""
+    raise NotImplementedError(
+        "rsample can be differentiated once, by backward mode: its gradient in loc follows a "
+        "rotation that has no second derivative along a path. For forward mode and for second "
+        "derivatives differentiate a closed form (log_prob, entropy, kl_divergence), or detach the "
+        "gradient before using it"
+    )
+
+
 class _Draw(torch.autograd.Function):
     """The sample as a function of loc and concentration, with the noise held fixed.
 
@@ -198,7 +208,7 @@ class _Draw(torch.autograd.Function):
             return None, None, None, None
         tensors = grad, *ctx.saved_tensors
         if is_recording():  # only then can someone differentiate again
-            by_loc, by_concentration = _DrawBackward.apply(*tensors)
+            by_loc, by_concentration = _of_mode(_DrawBackward).apply(*tensors)
         else:
             by_loc, by_concentration = _pull_back(*tensors, of=ctx.needs_input_grad[1:3])
         if by_concentration is not None:
@@ -222,7 +232,7 @@ class _Draw(torch.autograd.Function):
         )
         if in_dims[0] is None:  # randomness="same": each gets a copy
             noise = noise.expand(info.batch_size, *noise.shape)
-        return _Draw.apply(
+        return _of_mode(_Draw).apply(
             _batch_first(noise, in_dims[0] or 0, rank).contiguous(),
             _batch_first(loc, in_dims[1], rank),
             _batch_first(concentration, in_dims[2], rank - 1),
@@ -259,13 +269,7 @@ class _DrawBackward(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError(
-            "rsample can be differentiated once: its gradient in loc follows a rotation that has "
-            "no second derivative along a path. For second derivatives differentiate a closed "
-            "form (log_prob, entropy, kl_divergence), or detach the gradient before using it"
-        )
+    backward = staticmethod(_refuse)
 
     @staticmethod
     def vmap(
@@ -278,9 +282,24 @@ class _DrawBackward(torch.autograd.Function):
             grad = grad.expand(info.batch_size, *grad.shape)
         # Each of the batch has a gradient of its own in a loc that they share.
         own = loc.expand(info.batch_size, *_aligned(loc, rank + 1).shape[1:])
-        grad_loc, grad_concentration = _DrawBackward.apply(grad, *others, own)
+        grad_loc, grad_concentration = _of_mode(_DrawBackward).apply(grad, *others, own)
         shape = loc.shape if in_dims[4] is None else loc.shape[1:]
         return (grad_loc.view(info.batch_size, *shape), grad_concentration), (0, 0)
+
+
+class _EagerDraw(_Draw):
+    jvp = staticmethod(_refuse)
+
+
+class _EagerDrawBackward(_DrawBackward):
+    jvp = staticmethod(_refuse)
+
+
+def _of_mode(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """The same function; in eager mode with a jvp, which Dynamo refuses."""
+    if torch.compiler.is_compiling():
+        return function
+    return _EagerDraw if function is _Draw else _EagerDrawBackward
 
 
 def _pull_back(
@@ -358,7 +377,7 @@ def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
         transport: the law of the cosine, see :mod:`vmfdist._sampling.noise_to_cosine`.
     """
     if is_recording() or torch.compiler.is_compiling():
-        return apply(_Draw, noise, loc, concentration, transport)[0]
+        return apply(_of_mode(_Draw), noise, loc, concentration, transport)[0]
     return _lift(noise, loc, concentration, transport)[0]
 
 
