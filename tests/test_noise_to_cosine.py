@@ -19,6 +19,7 @@ from torch import Tensor
 from reference import cosine_reference
 from vmfdist._families.family import Family
 from vmfdist._families.power_spherical import POWER_SPHERICAL
+from vmfdist._families.spherical_cauchy import SPHERICAL_CAUCHY
 from vmfdist._families.tilted import Tilted
 from vmfdist._families.von_mises_fisher import VON_MISES_FISHER
 from vmfdist._numerics import piecewise
@@ -186,6 +187,18 @@ def test_many_rows_agree_with_few(family: Family, dim: int, dtype: torch.dtype) 
         # exp and log differ in the last place between vector and scalar instructions
         torch.testing.assert_close(part, full[:50], rtol=8 * torch.finfo(dtype).eps, atol=0)
     assert math.isfinite(whole.rate.sum().item())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [2, 3, 7, 100])
+@pytest.mark.parametrize("family", [*LAWS, SPHERICAL_CAUCHY])
+def test_a_rate_that_is_not_asked_for(family: Family, dim: int, dtype: torch.dtype) -> None:
+    z, k = torch.linspace(-5, 5, 101, dtype=dtype), torch.linspace(0, 40, 101, dtype=dtype)
+    for concentration in (k, k[1]):
+        t, rate = family.to_cosine(z, concentration, dim, with_rate=False)
+        assert torch.equal(t, family.to_cosine(z, concentration, dim).one_minus_cosine)
+        assert rate is None
+        assert family.of_noise(z, z * z, concentration, dim, False).rate is None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

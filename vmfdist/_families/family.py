@@ -79,12 +79,14 @@ class Family(ABC):
         """The u = artanh(-w) exceeded with the probability Phi_N(-zeta); float64, of one shape."""
 
     @abstractmethod
-    def to_cosine(self, zeta: Tensor, k: Tensor, dim: int) -> CosineDraw:
+    def to_cosine(self, zeta: Tensor, k: Tensor, dim: int, with_rate: bool = True) -> CosineDraw:
         """The same map for draws, in the dtype of zeta, as :class:`CosineDraw` says.
 
         On the circle abs(zeta) takes the part of zeta: there P(1 - w <= t) is 2 Phi_N(|zeta|) - 1.
         """
 
-    def of_noise(self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int) -> CosineDraw:
+    def of_noise(
+        self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int, with_rate: bool = True
+    ) -> CosineDraw:
         """Of a vector of noise, as :data:`Transport` says; anything but its direction across."""
-        return self.to_cosine(zeta, k, dim)
+        return self.to_cosine(zeta, k, dim, with_rate)

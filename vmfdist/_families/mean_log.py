@@ -114,7 +114,7 @@ def _ends(zeta: Tensor, k: Tensor, family: Family, dim: int) -> tuple[Tensor, Te
     """1 -+ the cosine at normal scores."""
     if dim == 2:  # where draws are so near the antipode that 1 + w has to have its digits
         return cosine_ends(family.quantile(zeta, k, dim).u)
-    t, _ = family.to_cosine(zeta, k, dim)
+    t = family.to_cosine(zeta, k, dim, with_rate=False).one_minus_cosine
     return t, (2 - t).clamp(min=_LEAST)
 
 

@@ -89,11 +89,13 @@ class _PowerSpherical(Tilted):
             exponent.add_(torch.log(level).mul_(2.0).sub_(rise), alpha=(m - 1.0) / 2.0)
         return exponent, rise
 
-    def to_cosine(self, zeta: Tensor, k: Tensor, dim: int) -> CosineDraw:
-        return _to_cosine_in_dimension_3(zeta, k) if dim == 3 else super().to_cosine(zeta, k, dim)
+    def to_cosine(self, zeta: Tensor, k: Tensor, dim: int, with_rate: bool = True) -> CosineDraw:
+        if dim == 3:
+            return _to_cosine_in_dimension_3(zeta, k, with_rate)
+        return super().to_cosine(zeta, k, dim, with_rate)
 
 
-def _to_cosine_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw:
+def _to_cosine_in_dimension_3(zeta: Tensor, concentration: Tensor, with_rate: bool) -> CosineDraw:
     """(1 + w)/2 has the distribution function x^(k + 1), hence log((1 + w)/2) = log(1 - F)/(k + 1).
 
     The rate is -log(1 - F) / ((k + 1)^2 t).
@@ -105,6 +107,8 @@ def _to_cosine_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw
     above = torch.special.erfc(scaled).mul_(0.5).clamp_(min=1e-17)  # 1 - F
     fall = -torch.where(zeta < 0, torch.log1p(-below), torch.log(above)) / power
     t = torch.expm1(-fall).mul_(-2.0)
+    if not with_rate:
+        return CosineDraw(t, None)
     # fall / t tends to 1/2 where both vanish, as they do before rounding at an infinite k
     ratio = torch.where(fall < info.eps, 0.5, fall / t)
     return CosineDraw(t, ratio / power)

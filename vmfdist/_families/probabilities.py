@@ -118,6 +118,7 @@ def _draw_slope(zeta: Tensor, k: Tensor, law: _Law) -> Tensor:
     """The derivative of t in the concentration."""
     family, dim = law
     t, rate = family.to_cosine(zeta, k, dim)
+    assert rate is not None
     return -rate * t * (2 - t)
 
 
@@ -125,4 +126,4 @@ def _draw_slope(zeta: Tensor, k: Tensor, law: _Law) -> Tensor:
 def one_minus_draw(zeta: Tensor, k: Tensor, law: _Law) -> Tensor:
     """1 - w from a standard normal variable."""
     family, dim = law
-    return family.to_cosine(zeta, k, dim).one_minus_cosine
+    return family.to_cosine(zeta, k, dim, with_rate=False).one_minus_cosine

@@ -66,7 +66,7 @@ class _SphericalCauchy(Family):
         u, _ = VON_MISES_FISHER.quantile(zeta, torch.zeros_like(zeta), dim)
         return Quantile(u - k, torch.ones_like(u))
 
-    def to_cosine(self, zeta: Tensor, k: Tensor, dim: int) -> CosineDraw:
+    def to_cosine(self, zeta: Tensor, k: Tensor, dim: int, with_rate: bool = True) -> CosineDraw:
         """From the end that is nearer, where the uniform cosine has its digits.
 
         Draws far from a concentrated law's mean direction come of those next to the antipode.
@@ -76,16 +76,20 @@ class _SphericalCauchy(Family):
             halves = torch.erf(scaled), torch.erfc(scaled)
             near, far = (torch.sin(half * (pi() / 2)).square() * 2 for half in halves)
         else:
-            uniform = VON_MISES_FISHER.to_cosine(-zeta.abs(), zeta.new_zeros(()), dim)
+            uniform = VON_MISES_FISHER.to_cosine(
+                -zeta.abs(), zeta.new_zeros(()), dim, with_rate=False
+            )
             near = uniform.one_minus_cosine
             far = 2 - near
             towards = zeta < 0
             near, far = torch.where(towards, near, far), torch.where(towards, far, near)
         shrunk = near * torch.exp(-2 * finite(k))
         t = 2 * shrunk / (shrunk + far.clamp_(min=torch.finfo(far.dtype).tiny))
-        return CosineDraw(t, torch.ones_like(t))
+        return CosineDraw(t, torch.ones_like(t) if with_rate else None)
 
-    def of_noise(self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int) -> CosineDraw:
+    def of_noise(
+        self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int, with_rate: bool = True
+    ) -> CosineDraw:
         """The noise's own direction is uniform: its u is asinh(zeta over the length across).
 
         By a logarithm, which takes a fraction of the time, the absolute error being that of u - k.
@@ -94,7 +98,7 @@ class _SphericalCauchy(Family):
         larger = torch.addcmul(squared, zeta, zeta).sqrt_().add_(zeta.abs()).div_(squared.sqrt_())
         u = torch.copysign(larger.log_(), zeta).sub_(k)
         t = u.mul_(2).sigmoid_().mul_(2)
-        return CosineDraw(t, torch.ones_like(t))
+        return CosineDraw(t, torch.ones_like(t) if with_rate else None)
 
 
 SPHERICAL_CAUCHY = _SphericalCauchy()

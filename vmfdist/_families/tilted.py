@@ -66,11 +66,13 @@ class Tilted(Tilt, Family):
             u.reshape(zeta.shape) - torch.log(factor) / 2, rate.reshape(zeta.shape) / factor
         )
 
-    def to_cosine(self, zeta: Tensor, k: Tensor, dim: int) -> CosineDraw:
-        return noise_to_cosine.transport(zeta, k, dim, self)
+    def to_cosine(self, zeta: Tensor, k: Tensor, dim: int, with_rate: bool = True) -> CosineDraw:
+        return noise_to_cosine.transport(zeta, k, dim, self, with_rate)
 
-    def of_noise(self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int) -> CosineDraw:
-        return self.to_cosine(zeta if dim > 2 else squared.sqrt(), k, dim)
+    def of_noise(
+        self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int, with_rate: bool = True
+    ) -> CosineDraw:
+        return self.to_cosine(zeta if dim > 2 else squared.sqrt(), k, dim, with_rate)
 
 
 @with_derivative(

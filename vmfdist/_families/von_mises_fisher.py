@@ -52,11 +52,13 @@ class _VonMisesFisher(Tilted):
         curvature = v * s
         return Mode(w, v, curvature, v * (2.0 * w * s - 2.0 * k * v) / curvature**1.5)
 
-    def to_cosine(self, zeta: Tensor, k: Tensor, dim: int) -> CosineDraw:
-        return _to_cosine_in_dimension_3(zeta, k) if dim == 3 else super().to_cosine(zeta, k, dim)
+    def to_cosine(self, zeta: Tensor, k: Tensor, dim: int, with_rate: bool = True) -> CosineDraw:
+        if dim == 3:
+            return _to_cosine_in_dimension_3(zeta, k, with_rate)
+        return super().to_cosine(zeta, k, dim, with_rate)
 
 
-def _to_cosine_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw:
+def _to_cosine_in_dimension_3(zeta: Tensor, concentration: Tensor, with_rate: bool) -> CosineDraw:
     r"""The complement t has the density k e^(-kt) / (1 - e^(-2k)) on [0, 2].
 
     With F = Phi_N(zeta), a = kt and b = k(2 - t): e^-a = 1 - F + F e^-2k, which gives e^a - 1 and
@@ -76,15 +78,17 @@ def _to_cosine_in_dimension_3(zeta: Tensor, concentration: Tensor) -> CosineDraw
     beyond = survival < root  # t > 1
     growth = torch.where(beyond, above / square, below / survival).mul_(shrink)
     end = torch.log1p(growth)  # a, or b where t > 1
+    t = end / k
+    t = torch.where(beyond, 2.0 - t, t)
+    if not with_rate:
+        return CosineDraw(t, None)
     other = k * 2.0 - end
     a, b = torch.where(beyond, other, end), torch.where(beyond, end, other)
     rate = torch.addcdiv(above / b, square * below, a, value=-1.0) / survival
     product = a * b  # k^2 - h^2 with h = a - k, in which the series is one
     cubic = torch.addcmul(1 / 6 - product / 120.0, k, k, value=-1 / 90)
     series = torch.addcmul(0.5 - product / 24.0, a - k, cubic)
-    rate = torch.where(k < 3 * info.eps**0.2, series, rate)
-    t = end / k
-    return CosineDraw(torch.where(beyond, 2.0 - t, t), rate)
+    return CosineDraw(t, torch.where(k < 3 * info.eps**0.2, series, rate))
 
 
 VON_MISES_FISHER = _VonMisesFisher()

@@ -47,11 +47,11 @@ def fit(function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], grid: Grid) ->
         grid: the cells and the degree.
 
     Returns:
-        A tensor of shape (terms * terms * functions + 1, cells_x * cells_y), where columns of cells
-        are counted modulo cells_x. Its rows are powers of y, powers of x, functions, lowest powers
-        first. The last is the first function in the middle of a cell as far as float32 holds it,
-        and what it does not hold is left to the constant terms: so rounding costs little of the
-        change within a cell and nothing more.
+        A tensor of shape (1 + functions * terms * terms, cells_x * cells_y), where columns of cells
+        are counted modulo cells_x. Its first row is the first function in the middle of a cell as
+        far as float32 holds it, and what it does not hold is left to the constant terms: so
+        rounding costs little of the change within a cell and nothing more. The others are
+        functions, powers of y, powers of x, lowest powers first.
     """
     nodes, to_powers = _interpolation(grid.terms)
     x, y = (
@@ -62,16 +62,18 @@ def fit(function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], grid: Grid) ->
     values = torch.stack(function(*(coordinate.reshape(-1) for coordinate in mesh)))
     values = values.view(-1, grid.cells_x, grid.terms, grid.cells_y, grid.terms)
     values = values.roll(grid.first_x, dims=1)
-    powers = torch.einsum("fanbm,in,jm->jifab", values, to_powers, to_powers)
+    powers = torch.einsum("fanbm,in,jm->fjiab", values, to_powers, to_powers)
     halves = 0.5 ** torch.arange(grid.terms, dtype=torch.float64, device="cpu")
-    middle = torch.einsum("jiab,j,i->ab", powers[:, :, 0], halves, halves).exp().float()
+    middle = torch.einsum("jiab,j,i->ab", powers[0], halves, halves).exp().float()
     powers[0, 0, 0] -= middle.double().log()
     cells = grid.cells_x * grid.cells_y
-    return torch.cat([powers.reshape(-1, cells).float(), middle.reshape(1, cells)])
+    return torch.cat([middle.reshape(1, cells), powers.reshape(-1, cells).float()])
 
 
-def evaluate(coefficients: Tensor, grid: Grid, x: Tensor, y: Tensor) -> list[Tensor]:
-    """The fitted functions at x of shape (n,) and y of shape (n,) or (1,), each of shape (n,).
+def evaluate(
+    coefficients: Tensor, grid: Grid, x: Tensor, y: Tensor, functions: int
+) -> tuple[Tensor, ...]:
+    """So many of the functions at x of shape (n,) and y of shape (n,) or (1,), each of shape (n,).
 
     x and y count in cells, x from first_x to less than first_x + cells_x, y from 0 to less than
     cells_y. Their places in a cell are formed in their dtype, all else in that of the coefficients.
@@ -79,6 +81,7 @@ def evaluate(coefficients: Tensor, grid: Grid, x: Tensor, y: Tensor) -> list[Ten
     """
     column, row = x.floor(), y.floor()
     in_x, in_y = (x - column).to(coefficients.dtype), (y - row).to(coefficients.dtype)
+    coefficients = coefficients[: 1 + functions * grid.terms**2]
     # The last bits count modulo a power of two. Of whatever NaN becomes they are an index too.
     if y.shape[0] == 1:  # first the one row of cells, then the cells in it
         by_row = coefficients.view(-1, grid.cells_x, grid.cells_y)
@@ -87,11 +90,16 @@ def evaluate(coefficients: Tensor, grid: Grid, x: Tensor, y: Tensor) -> list[Ten
     else:
         index = torch.add(row, column, alpha=float(grid.cells_y)).long()
     local = coefficients.index_select(1, index.bitwise_and_(coefficients.shape[1] - 1))
-    logarithm, *others = _contract(_contract(local[:-1], grid.terms, in_y), grid.terms, in_x)
-    return [logarithm.exp_().mul_(local[-1]), *others]
+    powers = local[1:].view(functions, grid.terms, grid.terms, -1)
+    logarithm, *others = _contract(_contract(powers, in_y), in_x).unbind()
+    return logarithm.exp_().mul_(local[0]), *others
 
 
-def _contract(coefficients: Tensor, terms: int, x: Tensor) -> Tensor:
-    """Sums over the powers that lead the first axis of (terms * others, n)."""
-    rows, n = coefficients.shape
-    return horner(coefficients.view(terms, rows // terms, n).unbind(), x)
+def _contract(coefficients: Tensor, x: Tensor) -> Tensor:
+    """Sums over the powers that are the second axis, in the memory of the coefficients."""
+    if torch.compiler.is_compiling():  # a compiled graph reuses memory by itself
+        return horner(coefficients.unbind(1), x)
+    *lower, result = coefficients.unbind(1)
+    for coefficient in reversed(lower):
+        result = coefficient.addcmul_(result, x)
+    return result

@@ -50,9 +50,9 @@ def _aligned(x: Tensor, rank: int) -> Tensor:
 
 
 def _lift(
-    noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The sample, in the memory of the noise, and 1 - w and the rate of w for the gradient."""
+    noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport, for_gradient: bool
+) -> _Rows:
+    """The sample, in the memory of the noise; for a gradient also 1 - w and the rate of w."""
     # The detached tensor is another one to autograd; a compiled graph reuses memory by itself.
     x = noise.clone() if torch.compiler.is_compiling() else noise.detach()
     dim, rank = static(x.shape[-1]), x.dim()
@@ -62,16 +62,15 @@ def _lift(
         zeta, across, lean, squared, length = in_blocks(
             _split_off_tangent, rows, x, loc, event_dim=1
         )
-        t, rate = transport(zeta, across, concentration, dim)
+        t, rate = transport(zeta, across, concentration, dim, for_gradient)
         cosine = 1.0 - t
         scale = (cosine + 1.0).mul_(t).div_(squared).sqrt_()  # 1 + w = 2 - t is exact
         along = torch.addcmul(cosine, scale, lean, value=-1.0).div_(length)
         in_blocks(_combine, rows, x, scale, along, loc, event_dim=1)
-        return t, rate
+        return () if rate is None else (t, rate)
 
     tensors = x, _aligned(loc, rank), _aligned(concentration, rank - 1)
-    t, rate = in_blocks(lift, _BLOCK_ROWS, *tensors, event_dim=1)
-    return x, t, rate
+    return x, *in_blocks(lift, _BLOCK_ROWS, *tensors, event_dim=1)
 
 
 def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
@@ -89,20 +88,22 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
         side = torch.copysign(length.reciprocal(), across)
         x.copy_(side.unsqueeze(-1) * perpendicular)
         return zeta, across.square(), torch.zeros_like(zeta), torch.ones_like(zeta), length
-    along = zeta
-    if may_look_at(x):
-        if dim > _EXPLICIT_DIM:
-            lean, squared = zeta, norm(x).square().addcmul_(zeta, zeta, value=-1.0)
-            least = _LEAST_IMPLICIT
-        else:
-            # Where little is left beside loc, its rounding is not small: it leans on loc too.
-            x.addcmul_((zeta / length).unsqueeze(-1), loc, value=-1.0)
-            along = lean = dot(x, loc).div_(length)
-            squared = norm(x).square().addcmul_(lean, lean, value=-1.0)
-            least = _least_explicit(x.dtype)
-        if not x.numel() or _to_spare(squared, zeta, least).min().item() > _lost(x.dtype):
-            return zeta, squared, lean, squared, length
-    lean, squared = _project(x, loc, along, zeta, length)
+    if not may_look_at(x):
+        lean, squared = _project(x, loc, zeta, zeta, length)
+        return zeta, squared, lean, squared, length
+    if dim > _EXPLICIT_DIM:
+        lean, least = zeta, _LEAST_IMPLICIT
+    else:
+        # Where little is left beside loc, its rounding is not small: it leans on loc too.
+        x.addcmul_((zeta / length).unsqueeze(-1), loc, value=-1.0)
+        lean, least = dot(x, loc).div_(length), _least_explicit(x.dtype)
+    squared = norm(x).square().addcmul_(lean, lean, value=-1.0)
+    to_spare = _to_spare(squared, zeta, least)
+    if x.numel() and not to_spare.min().item() > _lost(x.dtype):
+        rows = (to_spare <= _lost(x.dtype)).nonzero(as_tuple=True)
+        part, *of_rows = x[rows], *(y[rows] for y in (loc.expand_as(x), lean, zeta, length))
+        lean_of_rows, squared[rows] = _project(part, *of_rows)
+        x[rows], lean = part, lean.index_put(rows, lean_of_rows)
     return zeta, squared, lean, squared, length
 
 
@@ -378,7 +379,7 @@ def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
     """
     if is_recording() or torch.compiler.is_compiling():
         return apply(_of_mode(_Draw), noise, loc, concentration, transport)[0]
-    return _lift(noise, loc, concentration, transport)[0]
+    return _lift(noise, loc, concentration, transport, False)[0]
 
 
 def draw_uniform(noise: Tensor) -> Tensor:
