@@ -27,7 +27,7 @@ def test_every_benchmark_runs(monkeypatch: pytest.MonkeyPatch) -> None:
                 run()
 
 
-@pytest.mark.parametrize(("dim", "most"), [(2, 60), (3, 70), (5, 53), (10, 51), (20, 44)])
+@pytest.mark.parametrize(("dim", "most"), [(2, 60), (3, 70), (5, 53), (10, 46), (20, 44)])
 def test_a_minibatch_takes_few_operations(
     dim: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

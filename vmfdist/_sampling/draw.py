@@ -26,12 +26,12 @@ from vmfdist._numerics.constants import static
 from vmfdist._numerics.rows import dot, expanded, norm
 from vmfdist._sampling.noise_to_cosine import Transport
 
-# On the CPU in eager mode a look at the rows tells whether the cheap way to split the noise serves.
+# On the CPU in eager mode a look at the rows tells where the cheap way to split the noise serves.
 # Up to this dimension it forms the tangent part, which may be as short as rounding lets it be.
 # Above, it has its squared length from |noise|^2 - zeta^2, which must keep its digits: normal
-# variables of 17 dimensions fall short of a fortieth with a probability below 1e-13.
-_EXPLICIT_DIM = 16
-_LEAST_IMPLICIT = 1 / 40  # of (tangent part / zeta)^2
+# variables of 8 dimensions fall short of an eighth in 2 rows of 1e4.
+_EXPLICIT_DIM = 7
+_LEAST_IMPLICIT = 1 / 8  # of (tangent part / zeta)^2
 
 # On the CPU in eager mode a large draw goes through in blocks that stay in the cache: of rows, for
 # what is formed row by row, and of numbers, for what is formed of all coordinates.
@@ -187,13 +187,11 @@ class _Draw(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return _lift(noise, loc, concentration, transport)
+    def forward(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport) -> _Rows:
+        return _lift(noise, loc, concentration, transport, True)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: Any, output: _Rows) -> None:
         _, loc, concentration, _ = inputs
         x, t, rate = output
         ctx.mark_non_differentiable(t, rate)
