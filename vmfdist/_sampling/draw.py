@@ -35,7 +35,7 @@ _LEAST_IMPLICIT = 1 / 8  # of (tangent part / zeta)^2
 
 # On the CPU in eager mode a large draw goes through in blocks that stay in the cache: of rows, for
 # what is formed row by row, and of numbers, for what is formed of all coordinates.
-_BLOCK_ROWS, _BLOCK_NUMBERS = 1 << 14, 1 << 18
+_BLOCK_ROWS, _BLOCK_NUMBERS = 1 << 14, 1 << 17
 
 
 _Rows = tuple[Tensor, ...]  # tensors with a number for each row
@@ -52,7 +52,7 @@ def _aligned(x: Tensor, rank: int) -> Tensor:
 def _lift(
     noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport, for_gradient: bool
 ) -> _Rows:
-    """The sample, in the memory of the noise; for a gradient also 1 - w and the rate of w."""
+    """The sample, in the memory of the noise; for a gradient also w, 1 - w^2 and the rate."""
     # The detached tensor is another one to autograd; a compiled graph reuses memory by itself.
     x = noise.clone() if torch.compiler.is_compiling() else noise.detach()
     dim, rank = static(x.shape[-1]), x.dim()
@@ -64,10 +64,11 @@ def _lift(
         )
         t, rate = transport(zeta, across, concentration, dim, for_gradient)
         cosine = 1.0 - t
-        scale = (cosine + 1.0).mul_(t).div_(squared).sqrt_()  # 1 + w = 2 - t is exact
+        squared_sine = (cosine + 1.0).mul_(t)  # 1 + w = 2 - t is exact
+        scale = (squared_sine / squared).sqrt_()
         along = torch.addcmul(cosine, scale, lean, value=-1.0).div_(length)
         in_blocks(_combine, rows, x, scale, along, loc, event_dim=1)
-        return () if rate is None else (t, rate)
+        return () if rate is None else (cosine, squared_sine, rate)
 
     tensors = x, _aligned(loc, rank), _aligned(concentration, rank - 1)
     return x, *in_blocks(lift, _BLOCK_ROWS, *tensors, event_dim=1)
@@ -193,10 +194,10 @@ class _Draw(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: _Rows) -> None:
         _, loc, concentration, _ = inputs
-        x, t, rate = output
-        ctx.mark_non_differentiable(t, rate)
-        ctx.set_materialize_grads(False)  # none are formed of these two
-        ctx.save_for_backward(x, t, rate, loc)
+        x, *of_rows = output
+        ctx.mark_non_differentiable(*of_rows)
+        ctx.set_materialize_grads(False)  # none are formed of these
+        ctx.save_for_backward(x, *of_rows, loc)
         ctx.concentration_shape = concentration.shape
 
     @staticmethod
@@ -222,7 +223,7 @@ class _Draw(torch.autograd.Function):
         loc: Tensor,
         concentration: Tensor,
         transport: Transport,
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
+    ) -> tuple[_Rows, tuple[int, ...]]:
         rank = max(
             x.dim() + missing - (axis is not None)
             for x, axis, missing in zip(
@@ -236,7 +237,7 @@ class _Draw(torch.autograd.Function):
             _batch_first(loc, in_dims[1], rank),
             _batch_first(concentration, in_dims[2], rank - 1),
             transport,
-        ), (0, 0, 0)
+        ), (0, 0, 0, 0)
 
 
 class _DrawBackward(torch.autograd.Function):
@@ -260,9 +261,9 @@ class _DrawBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        grad: Tensor, x: Tensor, t: Tensor, rate: Tensor, loc: Tensor
+        grad: Tensor, x: Tensor, cosine: Tensor, squared_sine: Tensor, rate: Tensor, loc: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        return _pull_back(grad, x, t, rate, loc)
+        return _pull_back(grad, x, cosine, squared_sine, rate, loc)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -275,14 +276,14 @@ class _DrawBackward(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         rank = tensors[0].dim() - (in_dims[0] is not None)
-        ranks = (rank, rank, rank - 1, rank - 1, rank)
+        ranks = (rank, rank, rank - 1, rank - 1, rank - 1, rank)
         grad, *others, loc = map(_batch_first, tensors, in_dims, ranks)
         if in_dims[0] is None:
             grad = grad.expand(info.batch_size, *grad.shape)
         # Each of the batch has a gradient of its own in a loc that they share.
         own = loc.expand(info.batch_size, *_aligned(loc, rank + 1).shape[1:])
         grad_loc, grad_concentration = _of_mode(_DrawBackward).apply(grad, *others, own)
-        shape = loc.shape if in_dims[4] is None else loc.shape[1:]
+        shape = loc.shape if in_dims[5] is None else loc.shape[1:]
         return (grad_loc.view(info.batch_size, *shape), grad_concentration), (0, 0)
 
 
@@ -304,7 +305,8 @@ def _of_mode(function: type[torch.autograd.Function]) -> type[torch.autograd.Fun
 def _pull_back(
     grad: Tensor,
     x: Tensor,
-    t: Tensor,
+    cosine: Tensor,
+    squared_sine: Tensor,
     rate: Tensor,
     loc: Tensor,
     *,
@@ -313,8 +315,8 @@ def _pull_back(
     """The gradients in loc, of its shape, and in the concentration, for each row, as asked for."""
     rank, rows = grad.dim(), _cached_rows(grad.shape[-1])
     own = loc.shape == grad.shape  # a loc for each row
-    tensors = [grad, *(_aligned(y, r) for y, r in ((x, rank), (t, rank - 1)))]
-    tensors += [_aligned(rate, rank - 1), _aligned(loc, rank)]
+    of_rows = (_aligned(y, rank - 1) for y in (cosine, squared_sine, rate))
+    tensors = [grad, _aligned(x, rank), *of_rows, _aligned(loc, rank)]
     if not go_in_blocks(grad, rows, event_dim=1):
         by_loc, by_concentration = _pull_back_rows(of, *tensors)
         if by_loc is not None and not own:
@@ -326,7 +328,7 @@ def _pull_back(
         tensors.append(_aligned(grad_loc, rank))
 
     def block(*tensors: Tensor) -> _Rows:
-        given, out = tensors[:5], tensors[5] if of[0] else None
+        given, out = tensors[:6], tensors[6] if of[0] else None
         by_loc, by_concentration = _pull_back_rows(of, *given, out=out if own else None)
         if out is not None and by_loc is not None and not own:
             out += by_loc.sum_to_size(out.shape)
@@ -340,29 +342,28 @@ def _pull_back_rows(
     of: tuple[bool, bool],
     grad: Tensor,
     x: Tensor,
-    t: Tensor,
+    cosine: Tensor,
+    squared_sine: Tensor,
     rate: Tensor,
     loc: Tensor,
     *,
     out: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of each row, that in loc in the memory of ``out`` where it is given."""
-    along, cosine, by_loc, by_concentration = dot(grad, loc), 1.0 - t, None, None
-    if of[1]:
-        across = _pulled_across(grad, along, x, cosine, loc, out)
-        by_concentration = (along * t).mul_(2.0 - t).addcmul_(cosine, across, value=-1.0).mul_(rate)
-    if of[0]:
-        by_loc = torch.mul(grad, cosine.unsqueeze(-1), out=out)
-        by_loc.addcmul_(along.unsqueeze(-1), x, value=-1.0)
+    along = dot(grad, loc)
+    column_of_along, column_of_cosine = along.unsqueeze(-1), cosine.unsqueeze(-1)
+    if not of[1]:
+        by_loc = torch.mul(grad, column_of_cosine, out=out)
+        return by_loc.addcmul_(column_of_along, x, value=-1.0), None
+    # Of both what is across loc: its product with x is free of the rounding of what is along.
+    across = torch.addcmul(grad, column_of_along, loc, value=-1.0, out=out)
+    x_across = torch.addcmul(x, column_of_cosine, loc, value=-1.0)
+    product = dot(across, x_across)
+    by_concentration = (along * squared_sine).addcmul_(cosine, product, value=-1.0).mul_(rate)
+    if not of[0]:
+        return None, by_concentration
+    by_loc = across.mul_(column_of_cosine).addcmul_(column_of_along, x_across, value=-1.0)
     return by_loc, by_concentration
-
-
-def _pulled_across(
-    grad: Tensor, along: Tensor, x: Tensor, cosine: Tensor, loc: Tensor, out: Tensor | None
-) -> Tensor:
-    """The product with x of the part of a gradient across loc, less what rounding leaves along."""
-    across = torch.addcmul(grad, along.unsqueeze(-1), loc, value=-1.0, out=out)
-    return dot(across, x).addcmul_(cosine, dot(across, loc), value=-1.0)
 
 
 def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport) -> Tensor:
