@@ -73,7 +73,8 @@ def _to_cosine_in_dimension_3(zeta: Tensor, concentration: Tensor, with_rate: bo
     # Beyond, the antipode is out of reach, and subnormal numbers are slow.
     capped = k.clamp(max=-0.45 * math.log(info.tiny))  # 39 or 319
     root = torch.exp(-capped)
-    square, shrink = root * root, -torch.expm1(capped * -2.0)
+    square = root * root
+    shrink = torch.tanh(capped).mul_(square + 1.0)  # 1 - e^-2k, in half the time of expm1
     survival = torch.addcmul(above, below, square)  # P(1 - w > t) up to the normaliser
     beyond = survival < root  # t > 1
     growth = torch.where(beyond, above / square, below / survival).mul_(shrink)
