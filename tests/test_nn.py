@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributions import kl_divergence
-from torch.nn.functional import cross_entropy, normalize, softplus
+from torch.nn.functional import cross_entropy, linear, normalize, softplus
 from torch.nn.parallel import DistributedDataParallel
 
 from cases import directions
@@ -23,6 +23,8 @@ from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonM
 from vmfdist.nn import ClassStatistics, SphericalClassifier, SphericalHead
 
 LAWS = (VonMisesFisher, PowerSpherical, SphericalCauchy)
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ("cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU]))
 
 
 def normals(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -114,15 +116,17 @@ def test_a_spherical_cauchy_head_does_not_end_at_the_point_mass() -> None:
     assert gradient[-1] > 1
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_under_autocast_a_head_computes_in_float32(
-    kind: torch.dtype, law: type[VonMisesFisher]
+    kind: torch.dtype, law: type[VonMisesFisher], device: str
 ) -> None:
-    head = trained(SphericalHead(64, 5, law))
-    features = normals(8, 64).to(kind)
+    head = trained(SphericalHead(64, 5, law)).to(device)
+    features = normals(8, 64).to(device, kind)
     full = head(features.float())
-    with torch.autocast("cpu", dtype=kind):
+    with torch.autocast(device, dtype=kind):
+        assert linear(features.float(), head.linear.weight).dtype == kind  # it is on
         found = head(features)
         loss = found.entropy().sum() + found.rsample().sum()
     assert torch.equal(found.loc, full.loc)
@@ -353,12 +357,13 @@ def test_a_classifier_starts_at_its_concentration() -> None:
     assert 1.6 < (logits - logits.mean()).std() < 2.4
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
-def test_under_autocast_a_classifier_computes_in_float32(kind: torch.dtype) -> None:
-    classifier = trained(SphericalClassifier(64, 5))
-    embeddings = normals(8, 64).to(kind)
+def test_under_autocast_a_classifier_computes_in_float32(kind: torch.dtype, device: str) -> None:
+    classifier = trained(SphericalClassifier(64, 5)).to(device)
+    embeddings = normals(8, 64).to(device, kind)
     expected = classifier(embeddings.float())
-    with torch.autocast("cpu", dtype=kind):
+    with torch.autocast(device, dtype=kind):
         found = classifier(embeddings)
     assert torch.equal(found, expected)
     assert classifier.to(kind)(embeddings).dtype == torch.float32
