@@ -54,21 +54,24 @@ def test_a_head_starts_at_its_mean_cosine(law: type[VonMisesFisher], dim: int) -
     # and falls to the floor, not through it
     with torch.no_grad():
         head.linear.bias[-1] = -1e4
-    torch.testing.assert_close(head(normals(5, 7)).mean_resultant_length, torch.full((5,), 0.01))
+    torch.testing.assert_close(
+        head(normals(5, 7)).mean_resultant_length, torch.full((5,), 0.3 / dim**0.5)
+    )
 
 
 def test_start_and_floor_are_those_of_mpmath() -> None:
     head = SphericalHead(3, 20)
     with mp.workdps(30):
-        for mean_cosine, k in ((0.6, head._start), (0.01, head._floor)):
+        for mean_cosine, k in ((0.6, head._start), (0.3 / mp.sqrt(20), head._floor)):
             found = mp.besseli(10, k) / mp.besseli(9, k)
             assert abs(found - mean_cosine) < 1e-11
     head = SphericalHead(3, 20, PowerSpherical)  # of mean cosine k / (d - 1 + k)
     assert head._start == pytest.approx(19 * 0.6 / 0.4, rel=1e-10)
-    assert head._floor == pytest.approx(19 * 0.01 / 0.99, rel=1e-10)
+    floor = 0.3 / math.sqrt(20)
+    assert head._floor == pytest.approx(19 * floor / (1 - floor), rel=1e-10)
     head = SphericalHead(3, 2, SphericalCauchy)  # the wrapped Cauchy law, of mean cosine rho
     assert head._start == pytest.approx(2 * math.atanh(0.6), rel=1e-10)
-    assert head._floor == pytest.approx(2 * math.atanh(0.01), rel=1e-10)
+    assert head._floor == pytest.approx(2 * math.atanh(0.3 / math.sqrt(2)), rel=1e-10)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -77,7 +80,7 @@ def test_a_head_is_the_recipe_by_hand(law: type[VonMisesFisher], dtype: torch.dt
     features = normals(2, 3, 7, dtype=dtype)
     vector, raw = head.linear(features).split([5, 1], -1)
     slope = (head._start - head._floor) / math.log(2)
-    strength = head._floor + slope * softplus(raw.squeeze(-1))
+    strength = head._floor + slope * softplus(raw.squeeze(-1) / math.sqrt(7))
     make = SphericalCauchy.from_distance if law is SphericalCauchy else law
     by_hand = make(normalize(vector, dim=-1), strength)
     found = head(features)

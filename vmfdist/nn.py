@@ -41,8 +41,9 @@ from vmfdist.von_mises_fisher import VonMisesFisher
 
 __all__ = ["ClassStatistics", "SphericalClassifier", "SphericalHead"]
 
-# Mean cosines of a head's laws, whatever the dimension: where it starts, and never falls below.
-_START, _FLOOR = 0.6, 0.01
+# The mean cosine at which a head's laws start, whatever the dimension, and the one below which they
+# never fall, times sqrt(dim): the mean along loc of a coordinate that has size one.
+_START, _FLOOR = 0.6, 0.3
 
 # Of no class are directions so alike, or so uniform, that its logarithm would be infinite.
 _LEAST_CONCENTRATION = 1e-6
@@ -151,15 +152,17 @@ class SphericalHead(nn.Module):
     With the output (v, r) of the linear layer the law has
 
     .. math:: \mu = \frac v {|v|}, \qquad
-        \kappa = \kappa_0 + \frac{\kappa_1 - \kappa_0}{\log 2} \log(1 + e^r),
+        \kappa = \kappa_0 + \frac{\kappa_1 - \kappa_0}{\log 2} \log(1 + e^{r / \sqrt n}),
 
-    where the concentrations :math:`\kappa_0` and :math:`\kappa_1` are those at which the law has
-    the mean cosine 0.01 and 0.6. (Of a spherical Cauchy law, whose concentration has no digits next
-    to its end 1, :math:`\kappa` is the distance that
-    :meth:`~vmfdist.SphericalCauchy.from_distance` takes.) The weights for r are 0 at first, so that
-    every law starts at the mean cosine 0.6, in any dimension; it never falls below 0.01, and
-    ``loc`` always has a gradient.
-    A fixed concentration is used as it is.
+    where n is the number of features, and the concentrations :math:`\kappa_0` and :math:`\kappa_1`
+    are those at which the law has the mean cosine :math:`0.3 / \sqrt d` and 0.6. (Of a spherical
+    Cauchy law, whose concentration has no digits next to its end 1, :math:`\kappa` is the distance
+    that :meth:`~vmfdist.SphericalCauchy.from_distance` takes.) The weights for r are 0 at first, so
+    that every law starts at the mean cosine 0.6, in any dimension. Two things keep an autoencoder
+    from dropping its code before it has learned to use it, as it does where concentrations run down
+    together. One is the floor, at a divergence of 0.045 nats from the uniform law: ``loc`` always
+    has a gradient. The other is the root. A step of Adam moves all weights by as much, and r by the
+    sum over all features. A fixed concentration is used as it is.
 
     Shapes:
         Features (..., in_features) give a law of batch shape (...) and event shape (dim,).
@@ -211,7 +214,8 @@ class SphericalHead(nn.Module):
         self.concentration = concentration
         if concentration is None:
             self._floor, self._start = (
-                _strength_at(cosine, law, self.dim) for cosine in (_FLOOR, _START)
+                _strength_at(cosine, law, self.dim)
+                for cosine in (_FLOOR / math.sqrt(self.dim), _START)
             )
         outputs = self.dim + (concentration is None)
         self.linear = nn.Linear(self.in_features, outputs, device=device, dtype=dtype)
@@ -243,8 +247,9 @@ class SphericalHead(nn.Module):
         law: VonMisesFisher | PowerSpherical | SphericalCauchy
         if self.concentration is None:
             output, raw = output.split([self.dim, 1], -1)
-            slope = (self._start - self._floor) / math.log(2)
-            strength = self._floor + slope * softplus(raw.squeeze(-1))
+            beta = 1 / math.sqrt(self.in_features)
+            slope = (self._start - self._floor) / math.log(2) * beta
+            strength = self._floor + slope * softplus(raw.squeeze(-1), beta)
             law = self.law._of_strength(_direction(output), strength, validate_args=False)
         else:
             law = self.law(_direction(output), self.concentration, validate_args=False)

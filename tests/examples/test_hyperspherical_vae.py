@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 
 import hyperspherical_vae as script
 from commands import assert_one_line
-from vmfdist import HypersphericalUniform
+from vmfdist import HypersphericalUniform, VonMisesFisher
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NUMBER = r"(-?\d+\.\d+)"
@@ -93,6 +93,16 @@ def test_training_raises_the_elbo() -> None:
         assert script.evaluate(vae, binary, 20).elbo > before + 5
 
 
+@pytest.mark.parametrize("dim", [3, 40])
+def test_the_code_is_not_dropped(dim: int) -> None:
+    # as it is where all concentrations fall before the decoder has found a use for their codes
+    digits = script.sklearn_digits()
+    torch.manual_seed(0)
+    vae = script.HypersphericalVAE(64, dim)
+    script.train(vae, digits, 10, "")
+    assert script.evaluate(vae, script.binarise_once(digits.test), 20).kl > 0.5
+
+
 # The scores
 
 
@@ -101,9 +111,7 @@ def test_kl_of_a_constant_concentration_is_constant(dim: int, concentration: flo
     vae = script.HypersphericalVAE(64, dim, concentration)
     images = script.binarise(torch.rand(9, 64))
     loc = torch.eye(dim)[0]
-    expected = kl_divergence(
-        script.VonMisesFisher(loc, concentration), HypersphericalUniform(dim)
-    ).item()
+    expected = kl_divergence(VonMisesFisher(loc, concentration), HypersphericalUniform(dim)).item()
     torch.testing.assert_close(
         kl_divergence(vae.posterior(images), vae.prior()), torch.full((9,), expected)
     )
