@@ -30,6 +30,7 @@ TILES = {  # the scripts in their order, and which part of its figure stands for
     "clustering_digits.py": (0.02, 0.04, 0.53, 0.75),
     "clustering_documents.py": (0.46, 0.1, 1.0, 0.8),
     "embeddings_and_classes.py": (0.0, 0.0, 0.6, 1.0),
+    "uncertain_embeddings.py": (0.0, 0.0, 0.31, 1.0),
     "bayesian_mean_direction.py": (0.05, 0.09, 0.45, 0.8),
     "spherical_random_walk.py": (0.03, 0.09, 0.385, 0.9),
     "mixture_of_directions.py": (0.02, 0.09, 0.43, 0.91),

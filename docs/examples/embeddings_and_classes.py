@@ -110,10 +110,10 @@ def sklearn_digits() -> tuple[Labelled, Labelled]:
     return Labelled(images[:-600], labels[:-600]), Labelled(images[-600:], labels[-600:])
 
 
-def mnist(folder: Path) -> tuple[Labelled, Labelled]:
-    """MNIST, or a set with its format: images to train, and held-out ones."""
+def mnist(folder: Path, fewest_held_out: int = 1) -> tuple[Labelled, Labelled]:
+    """MNIST, or a set with its format: images to train, and so many or more of a class held out."""
     parts = []
-    for part, fewest in (("train", 2), ("t10k", 1)):  # one image has no spread
+    for part, fewest in (("train", 2), ("t10k", fewest_held_out)):  # one image has no spread
         data = Labelled(*labelled_images(folder, part))
         counts = data.labels.bincount(minlength=CLASSES)
         if rare := (counts < fewest).nonzero().flatten().tolist():

@@ -26,6 +26,7 @@ OPTIONS = {
     "sentence_vae": "anneal characters checkpoint data decoder device dim embedding epochs hidden "
     "law longest record sentences vocabulary word-dropout",
     "spherical_random_walk": "draws noise steps walk",
+    "uncertain_embeddings": "data dim epochs record runs",
     "vanishing_kl": "anneal concentration data device epochs longest record sentences word-dropout",
 }
 # Refused by every script, then by some.
@@ -91,6 +92,8 @@ OWN = [
         ("sentence_vae", option, f"argument {option.split()[0]}: expected --data with it")
         for option in ("--characters", "--longest 3", "--sentences 9")
     ),
+    ("uncertain_embeddings", "--dim 1", "argument --dim: expected at least 2, got 1"),
+    ("uncertain_embeddings", "--runs 0", "argument --runs: expected at least 1, got 0"),
     ("vanishing_kl", "--concentration 1e39", "expected at most 1e+30, got 1e+39"),
 ]
 
