@@ -18,13 +18,16 @@ from vmfdist import VonMisesFisher
 LOSSES = ["cosines", "MCInfoNCE", "kernel"]
 
 
-def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(example, "SCORED", 300)
     figure, record = tmp_path / "sure.png", tmp_path / "record.jsonl"
-    options = ["--runs", "1", "--epochs", "5", "--record", str(record)]
+    options = ["--runs", "1", "--epochs", "6", "--record", str(record)]
     assert example.main([*options, "--output", str(figure)]) == 0
     output, bars = capsys.readouterr()
-    assert "1,197 digits to train, 600 held out; embeddings in 16 dimensions; 1 runs" in output
-    assert "15/15" in bars
+    assert "1,197 digits to train, 300 held out; embeddings in 16 dimensions; 1 runs" in output
+    assert "18/18" in bars
     assert_png(figure)
     recorded = json.loads(record.read_text())["scores"]
     assert list(recorded) == LOSSES
@@ -38,8 +41,8 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert scores["half_most_seen"] > scores["recall_cosines"] + 0.1
         assert scores["roc"] > 0.7
     # what is learned of it, beside what length has of it for nothing
-    assert recorded["cosines"]["correlation"] + 0.05 < recorded["kernel"]["correlation"]
-    assert min(recorded[x]["correlation"] for x in LOSSES[1:]) > 0.8
+    laws_have = min(recorded[x]["correlation"] for x in LOSSES[1:])
+    assert laws_have > max(0.8, recorded["cosines"]["correlation"])
 
 
 def test_windows_are_squares_of_all_sizes_and_places() -> None:
