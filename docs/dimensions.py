@@ -1,7 +1,7 @@
 """Writes guide/vae_dimensions.rst: what the autoencoder of that page reaches in more dimensions.
 
 The data, the networks and the training are those of the page's PyTorch blocks, draw for draw; what
-a row changes is said in it. It runs for three minutes on two cores:
+a row changes is said in it. It runs for four minutes on two cores:
 
     python docs/dimensions.py
 """
@@ -23,6 +23,7 @@ from torch.nn.functional import normalize, softplus
 from tqdm import tqdm
 
 from vmfdist import HypersphericalUniform, VonMisesFisher
+from vmfdist.nn import SphericalHead
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
@@ -38,12 +39,16 @@ class Setting(NamedTuple):
     concentration: float | None = None  # fixed
     starts_at_dim: bool = True
     scaled: bool = True
+    head: bool = False
 
 
 SETTINGS = (
     Setting("3", 3),
     Setting("8", 8),
     Setting("32", 32),
+    Setting("3, ``SphericalHead``", 3, head=True),
+    Setting("8, ``SphericalHead``", 8, head=True),
+    Setting("32, ``SphericalHead``", 32, head=True),
     Setting("32, ``softplus(raw) + 1``", 32, starts_at_dim=False),
     Setting("32, ``z`` not scaled", 32, scaled=False),
     Setting("32, neither", 32, starts_at_dim=False, scaled=False),
@@ -62,11 +67,14 @@ class Encoder(nn.Module):
         super().__init__()
         self.setting = setting
         outputs = 2 * setting.dim if setting.gaussian else setting.dim + 1
-        self.layers = nn.Sequential(nn.Linear(64, 256), nn.SiLU(), nn.Linear(256, outputs))
+        last = SphericalHead(256, setting.dim) if setting.head else nn.Linear(256, outputs)
+        self.layers = nn.Sequential(nn.Linear(64, 256), nn.SiLU(), last)
 
     def forward(self, images: Tensor) -> Distribution:
         """The law of each image's code."""
-        _, dim, gaussian, concentration, starts_at_dim, _ = self.setting
+        _, dim, gaussian, concentration, starts_at_dim, _, head = self.setting
+        if head:
+            return self.layers(images)
         vector, raw = self.layers(images).tensor_split([dim], dim=-1)
         if gaussian:
             return Independent(Normal(vector, softplus(raw) + 1e-3), 1)
