@@ -35,7 +35,7 @@ _LEAST_IMPLICIT = 1 / 8  # of (tangent part / zeta)^2
 
 # On the CPU in eager mode a large draw goes through in blocks that stay in the cache: of rows, for
 # what is formed row by row, and of numbers, for what is formed of all coordinates.
-_BLOCK_ROWS, _BLOCK_NUMBERS = 1 << 14, 1 << 17
+_BLOCK_ROWS, _BLOCK_NUMBERS = 1 << 14, 1 << 18
 
 
 _Rows = tuple[Tensor, ...]  # tensors with a number for each row
@@ -313,7 +313,7 @@ def _pull_back(
     of: tuple[bool, bool] = (True, True),
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients in loc, of its shape, and in the concentration, for each row, as asked for."""
-    rank, rows = grad.dim(), _cached_rows(grad.shape[-1])
+    rank, rows = grad.dim(), _cached_rows(2 * grad.shape[-1])  # of twice as many arrays
     own = loc.shape == grad.shape  # a loc for each row
     of_rows = (_aligned(y, rank - 1) for y in (cosine, squared_sine, rate))
     tensors = [grad, _aligned(x, rank), *of_rows, _aligned(loc, rank)]
