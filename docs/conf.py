@@ -32,6 +32,7 @@ exclude_patterns = [
     "accuracy_search.rst",  # pages include these
     "accuracy_table.rst",
     "audit_table.rst",
+    "performance_parts.rst",
     "performance_table.rst",
     "results_*.rst",
     "guide/posteriors_table.rst",

@@ -1,4 +1,4 @@
-"""Writes performance_table.rst and two figures: what a draw costs, beside PyTorch's own.
+"""Writes performance_table.rst, performance_parts.rst and two figures: what a draw costs.
 
 It runs for about five minutes, on one thread; leave the machine alone meanwhile:
 
@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests" / "benchmarks"))
 
 import rivals  # noqa: E402
+from parts_of_a_draw import parts_of_a_draw  # noqa: E402
 
 SECONDS = 3.0  # for each table row
 COUNTS = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]  # in dimension 20
@@ -30,16 +31,19 @@ NUMBERS = 1_000_000  # rows times dimension, along the second curve
 
 
 def medians(callables: rivals.Rivals, seconds: float = SECONDS) -> dict[str, float]:
-    """Median seconds of each, timed in turns so that a slow spell of the machine hits them all."""
+    """Median seconds of each, timed in turns so that a slow spell of the machine hits them all.
+
+    They are the thread's own, which leaves out what other processes take.
+    """
     times: dict[str, list[float]] = {name: [] for name in callables}
     for function in callables.values():
         function()  # tables and memory
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[next(iter(times))]) < 7:
         for name, function in callables.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             function()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.thread_time() - start)
     return {name: statistics.median(spent) for name, spent in times.items()}
 
 
@@ -69,6 +73,15 @@ def table(title: str, measured: Measured) -> str:
         cells = ["" if column[i] is None else f"{column[i]:.3g}" for column in columns.values()]
         rows.append([f"{n:,}, {dim}", f"{1e3 * spent[base]:.3g}", *cells])
     return list_table(title, rows)
+
+
+def profile() -> str:
+    """Where the time of a draw goes, in reStructuredText."""
+    found = [parts_of_a_draw(*size) for size in tqdm(rivals.SAMPLES, desc="Parts of a draw")]
+    rows = [["rows, dimension", *found[0]]]
+    for (n, dim), parts in zip(rivals.SAMPLES, found, strict=True):
+        rows.append([f"{n:,}, {dim}", *(f"{max(0.0, spent):.2g}" for spent in parts.values())])
+    return list_table("Parts of a draw, ms", rows)
 
 
 STYLES = {  # of what the charts show
@@ -162,6 +175,7 @@ def main() -> None:
     tables = [table(title, rows) for title, rows in measured.items()]
     text = "\n".join([measured_on("one thread, float32"), *tables])
     (HERE / "performance_table.rst").write_text(text)
+    (HERE / "performance_parts.rst").write_text(profile())
     chart({title: measured[title] for title in list(jobs)[:2]})
     curves()
 
