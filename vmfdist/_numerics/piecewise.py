@@ -80,7 +80,9 @@ def evaluate(
     NaN gives NaN.
     """
     column, row = x.floor(), y.floor()
-    in_x, in_y = (x - column).to(coefficients.dtype), (y - row).to(coefficients.dtype)
+    in_x, in_y = x - column, y - row
+    if x.dtype != coefficients.dtype:
+        in_x, in_y = in_x.to(coefficients.dtype), in_y.to(coefficients.dtype)
     coefficients = coefficients[: 1 + functions * grid.terms**2]
     # The last bits count modulo a power of two. Of whatever NaN becomes they are an index too.
     if y.shape[0] == 1:  # first the one row of cells, then the cells in it

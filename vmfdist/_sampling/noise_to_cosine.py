@@ -46,7 +46,7 @@ from torch import Tensor
 from vmfdist._numerics import piecewise
 from vmfdist._numerics.constants import as_tensors, cached_tensor
 from vmfdist._numerics.piecewise import Grid
-from vmfdist._numerics.rows import expanded
+from vmfdist._numerics.rows import expanded, reshaped
 from vmfdist._sampling.quadrature import COARSE, FINE, refine, solve
 from vmfdist._sampling.tilt import Tilt
 
@@ -88,7 +88,7 @@ def transport(
     """
     shape = zeta.shape
     k = concentration if concentration.numel() == 1 else expanded(concentration, shape)
-    z, k = zeta.reshape(-1), k.reshape(-1)
+    z, k = reshaped(zeta, (zeta.numel(),)), reshaped(k, (k.numel(),))
     z = z.clamp(-_reach(), _reach()) if dim > 2 else z.abs().clamp_(_least(), _reach())
     (offset,) = as_tensors((_offset(dim),), like=k)
     scale = k + offset
@@ -106,7 +106,7 @@ def transport(
         rate = slope * (near_scale / scale) if with_rate else None
         odds = torch.exp(2.0 * u + shift) / scale
         t = (odds / (odds + 1.0)).mul_(2.0)
-    return CosineDraw(t.reshape(shape), None if rate is None else rate.reshape(shape))
+    return CosineDraw(reshaped(t, shape), None if rate is None else reshaped(rate, shape))
 
 
 def _score(z: Tensor, dim: int) -> Tensor:
