@@ -106,6 +106,15 @@ class Consumed(Batches):
         return self.parts
 
 
+class Growing(Batches):
+    """Has the rows once more in every pass, and so more than labels."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(self.passes + 1):
+            yield from Batches(self.X, self.size)
+        self.passes += 1
+
+
 def with_zero(X: Tensor) -> Tensor:
     X = X.clone()
     X[7] = 0
@@ -136,6 +145,13 @@ def with_zero(X: Tensor) -> Tensor:
 def test_bad_batches(make: Callable[[Tensor], Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         VonMisesFisherMixture(3).fit(make(shares.rows()))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
+def test_batches_that_grow(estimator: Any) -> None:
+    X = shares.rows()
+    with pytest.raises(ValueError, match="same in every pass, got more than 300 rows after 300"):
+        estimator.fit(Growing(X, 70))
 
 
 def test_rows_are_checked_in_every_pass() -> None:

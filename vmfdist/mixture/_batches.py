@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -67,14 +67,19 @@ class RowsInBatches(Rows):
             if self.weights is not None:
                 rows.weights = self.weights[n : n + len(rows)]
             n += len(rows)
+            if self._number is not None and n > self._number:
+                self._refuse_number(f"more than {self._number}")
             yield rows
         if self._number is None:
             self._number = n
         elif n != self._number:
-            raise ValueError(
-                f"the batches of X must be the same in every pass, got {n} rows after "
-                f"{self._number} in the pass before"
-            )
+            self._refuse_number(f"{n}")
+
+    def _refuse_number(self, got: str) -> NoReturn:
+        raise ValueError(
+            f"the batches of X must be the same in every pass, got {got} rows after "
+            f"{self._number} in the pass before"
+        )
 
     def __len__(self) -> int:
         if self._number is None:
@@ -84,9 +89,9 @@ class RowsInBatches(Rows):
     def like_given(self, result: Tensor) -> Any:
         return self._like.like_given(result)
 
-    def batches(self, columns: int) -> Iterator[Batch]:
+    def batches(self, columns: int, *, as_given: bool = False) -> Iterator[Batch]:
         for rows in self._pass():
-            yield from rows.batches(columns)
+            yield from rows.batches(columns, as_given=as_given)
 
     def gather(self, function: Callable[[Batch], Tensor], columns: int) -> Tensor:
         return torch.cat([rows.gather(function, columns) for rows in self._pass()])

@@ -10,10 +10,14 @@ import torch
 from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
+from vmfdist.mixture._nearest import Nearest, first_largest
 from vmfdist.mixture._rows import Batch, Rows
 
 # A start looks at this many rows.
 _START_ROWS = 1 << 16
+
+# A sum is made anew if more than this multiple of it came and went: some bits of it are gone then.
+_MOST_TURNOVER = 64
 
 
 def rows_to_start_from(rows: Rows, least: int, random: np.random.RandomState) -> Rows:
@@ -77,18 +81,15 @@ def distances_to(batch: Batch, directions: Tensor) -> Tensor:
     return (1 - batch.cosines(directions)).clamp_(min=0)
 
 
-def nearest(batch: Batch, directions: Tensor) -> Tensor:
-    """The number of the nearest direction, the first of equally near ones."""
-    return batch.cosines(directions).argmax(1)
-
-
 class Clusters(NamedTuple):
     """What a pass over the rows finds, each of them with the centre that is nearest to it."""
 
     centers: Tensor
+    labels: Tensor  # in the memory of those before
     sizes: Tensor  # the weight of each cluster
     sums: Tensor  # sum of x
     inertia: Tensor  # sum of 1 - <x, c>
+    turnover: Tensor  # how much came and went until the sizes and the inertia were these
 
     def directions(self) -> Tensor:
         """The directions of the sums, which are the best centres for these clusters."""
@@ -96,31 +97,78 @@ class Clusters(NamedTuple):
         length = torch.linalg.vector_norm(mean, dim=1, keepdim=True)
         return torch.where(length > 0, mean / length, self.centers)
 
+    def are_precise(self) -> bool:
+        """Whether what is left is not much less than what came and went, and so its rounding."""
+        left = torch.cat((self.sizes, self.inertia.unsqueeze(0)))
+        return bool((self.turnover <= _MOST_TURNOVER * left).all())
 
-def assign(rows: Rows, centers: Tensor) -> Clusters:
+
+def assign(rows: Rows, centers: Tensor, before: Clusters | None = None) -> Clusters:
     """Each row to the nearest centre, the first of equally near ones.
 
-    The processes of a group exchange m (d + 1) + 1 numbers, for m centres.
+    After a pass with other centres only rows that come to another cluster change its sum. The
+    processes of a group exchange m (d + 2) numbers at most, for m centres.
     """
+    if before is not None:
+        clusters = _moved(rows, centers, before)
+        if clusters.are_precise() and clusters.inertia <= before.inertia:
+            return clusters
+    return _afresh(rows, centers)
+
+
+def _afresh(rows: Rows, centers: Tensor) -> Clusters:
     sizes, sums = centers.new_zeros(len(centers)), torch.zeros_like(centers)
-    inertia = centers.new_zeros(1)
+    labels = torch.empty(len(rows), dtype=torch.int32, device=rows.device)
+    inertia, first = centers.new_zeros(()), 0
     for batch in rows.batches(len(centers)):
-        cosines = batch.cosines(centers)
-        largest = cosines.amax(1, keepdim=True)
-        members = cosines.ge_(largest)  # 0 and 1, in the same memory
-        counts = members.sum(0)
-        if counts.sum() > len(batch):  # which is rare, and argmax takes long
-            first = members.argmax(1, keepdim=True)
-            counts = members.zero_().scatter_(1, first, 1).sum(0)
+        largest, found, members = first_largest(batch.cosines(centers))
         distances = (1 - largest).clamp_(min=0)
         if batch.weights is not None:
-            counts = members.mul_(batch.weights).sum(0)
+            members.mul_(batch.weights)
             distances *= batch.weights
-        sizes += counts
+        sizes += members.sum(0)
         batch.add_sums(sums, members)
         inertia += distances.sum()
+        labels[first : first + len(batch)] = found
+        first += len(batch)
     rows.group.add_up(sizes, sums, inertia)
-    return Clusters(centers, sizes, sums, inertia.squeeze(0))
+    return Clusters(centers, labels, sizes, sums, inertia, torch.cat((sizes, inertia.view(1))))
+
+
+def _moved(rows: Rows, centers: Tensor, before: Clusters) -> Clusters:
+    m = len(centers)
+    sizes, moves, sums = centers.new_zeros(m), centers.new_zeros(m), torch.zeros_like(centers)
+    nearest, first = Nearest(centers), 0
+    for batch in rows.batches(m, as_given=True):
+        labels = before.labels[first : first + len(batch)]
+        first += len(batch)
+        found = nearest(batch)
+        (numbers,) = (found != labels).nonzero(as_tuple=True)
+        if not len(numbers):
+            continue
+        part = batch.part(numbers)
+        factors = centers.new_zeros(m, len(part))
+        factors.scatter_(0, labels.index_select(0, numbers).long().unsqueeze(0), -1)
+        factors.scatter_(0, found.index_select(0, numbers).unsqueeze(0), 1)
+        labels.copy_(found)
+        if part.weights is not None:
+            factors *= part.weights.T
+        sizes += factors.sum(1)
+        part.add_sums(sums, factors.T)
+        moves += factors.abs_().sum(1)
+    rows.group.add_up(sizes, moves, sums)
+    # As a centre moves from c' to c, the sum of |x - c|^2 / 2 over its n rows changes by
+    # <c - c', n (c + c') / 2 - sum of x>, however the lengths of c and c' are rounded.
+    middles = before.sizes.unsqueeze(1) * (before.centers + centers) / 2
+    change = ((centers - before.centers) * (middles - before.sums)).sum() - (centers * sums).sum()
+    return Clusters(
+        centers,
+        before.labels,
+        before.sizes + sizes,
+        before.sums + sums,
+        before.inertia + change,
+        before.turnover + torch.cat((moves, moves.new_zeros(1))),
+    )
 
 
 def lloyd(rows: Rows, centers: Tensor, max_iter: int, tol: float) -> tuple[Clusters, int]:
@@ -133,7 +181,7 @@ def lloyd(rows: Rows, centers: Tensor, max_iter: int, tol: float) -> tuple[Clust
     n_iter, converged = 0, False
     while n_iter < max_iter and not converged:
         n_iter += 1
-        before, clusters = clusters, assign(rows, _filled(rows, clusters))
+        before, clusters = clusters, assign(rows, _filled(rows, clusters), clusters)
         share = tol * bool(clusters.sizes.all())  # what fills an empty cluster is never too little
         converged = bool(before.inertia - clusters.inertia <= share * before.inertia)
     return clusters, n_iter

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,7 +36,14 @@ class Batch(Protocol):
     def weights(self) -> Tensor | None:
         """Of shape (rows, 1)."""
 
+    @property
+    def given(self) -> tuple[Tensor, Tensor] | None:
+        """The rows as they are given and their lengths, if they are dense."""
+
     def __len__(self) -> int: ...
+
+    def part(self, numbers: Tensor) -> Batch:
+        """The rows with these numbers."""
 
     def cosines(self, directions: Tensor) -> Tensor:
         """<x, mu>, of shape (rows, directions)."""
@@ -47,14 +55,25 @@ class Batch(Protocol):
         """Adds sum of r x to the sums, for each column r of factors (rows, directions)."""
 
 
-class DenseBatch(NamedTuple):
+class DenseBatch:
     """A batch of rows that are held in full."""
 
-    x: Tensor
-    weights: Tensor | None
+    def __init__(self, values: Tensor, norms: Tensor, weights: Tensor | None) -> None:
+        self.given, self.weights = (values, norms), weights
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.given[0])
+
+    @cached_property
+    def x(self) -> Tensor:
+        """Unit vectors in float64, which not all that is computed needs."""
+        values, norms = self.given
+        return values.to(torch.float64, copy=True).mul_(norms.reciprocal().unsqueeze(1))
+
+    def part(self, numbers: Tensor) -> DenseBatch:
+        values, norms = (part.index_select(0, numbers) for part in self.given)
+        weights = None if self.weights is None else self.weights.index_select(0, numbers)
+        return DenseBatch(values, norms, weights)
 
     def cosines(self, directions: Tensor) -> Tensor:
         # In this layout the largest of each row is found in a third of the time.
@@ -185,41 +204,47 @@ class Rows:
     def _index(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(rows).to(self.device)
 
-    def _take(self, rows: slice | np.ndarray) -> Tensor:
-        """A copy, which may be written to even where the data may not."""
+    def _given(self, rows: slice | np.ndarray) -> Tensor:
+        """These rows in float32 or float64, without a copy where that is possible."""
         if self._picks is not None:
             rows = self._picks[rows]
-        if not self._is_tensor:
-            return torch.from_numpy(self._values[rows].astype(np.float64))
-        part = self._values[rows if isinstance(rows, slice) else self._index(rows)]
-        return part.to(torch.float64, copy=True)
+        if self._is_tensor:
+            return self._values[rows if isinstance(rows, slice) else self._index(rows)]
+        kind = np.float32 if self.dtype == torch.float32 else np.float64
+        # PyTorch takes no strides below 0, and warns of memory that it could not write to.
+        return torch.from_numpy(np.require(self._values[rows], kind, ["C", "W"]))
 
     def unit(self, rows: np.ndarray) -> Tensor:
         """These rows, dense and normalised."""
-        return self._unit(rows)
+        return DenseBatch(self._given(rows), self.norms[self._index(rows)], None).x
 
-    def _unit(self, rows: slice | np.ndarray) -> Tensor:
-        x = self._take(rows)
-        return x.mul_(torch.linalg.vector_norm(x, dim=1, keepdim=True).reciprocal_())
+    @cached_property
+    def norms(self) -> Tensor:
+        """The lengths of the rows as they are given, found in one pass instead of in every one."""
+        norms = torch.empty(len(self), dtype=torch.float64, device=self.device)
+        for part in self._parts(0):
+            torch.linalg.vector_norm(self._given(part).double(), dim=1, out=norms[part])
+        return norms
 
-    def norms(self, rows: slice) -> Tensor:
-        """The lengths of these rows as they are given."""
-        return torch.linalg.vector_norm(self._take(rows), dim=1)
-
-    def _step(self, columns: int) -> int:
+    def _step(self, columns: int, as_given: bool) -> int:
         numbers = _BATCH_NUMBERS if self.device.type == "cpu" else _BATCH_NUMBERS_ON_DEVICE
+        if as_given:
+            return max(1, numbers * 8 // self.dtype.itemsize // (self.dim + columns))
         return max(1, numbers // (self.dim + 3 * columns))
 
-    def _parts(self, columns: int) -> Iterator[slice]:
+    def _parts(self, columns: int, as_given: bool = False) -> Iterator[slice]:
         """Of no rows there is one part, without rows."""
-        step = self._step(columns)
+        step = self._step(columns, as_given)
         for first in range(0, max(1, len(self)), step):
             yield slice(first, first + step)
 
-    def batches(self, columns: int) -> Iterator[Batch]:
-        """All rows, in batches for which so many columns are computed."""
-        for part in self._parts(columns):
-            yield DenseBatch(self._unit(part), self._weights_of(part))
+    def batches(self, columns: int, *, as_given: bool = False) -> Iterator[Batch]:
+        """All rows, in batches for which so many columns are computed.
+
+        They have more rows if these are used as they are given, but for a few.
+        """
+        for part in self._parts(columns, as_given):
+            yield DenseBatch(self._given(part), self.norms[part], self._weights_of(part))
 
     def _weights_of(self, rows: slice) -> Tensor | None:
         """The weights of these rows, of shape (rows, 1)."""
@@ -242,16 +267,13 @@ class Rows:
 
     def check(self, *, normalize: bool, first: int = 0) -> None:
         """Raises ValueError at the first row that is no direction; they are numbered from first."""
-        tolerance = unit_tolerance(self.dtype, self.dim)
-        for part in self._parts(0):
-            norm = self.norms(part)
-            good = (norm >= SHORTEST) & (norm <= LONGEST)
-            if not normalize:
-                good &= (norm - 1).abs() < tolerance
-            if not bool(good.all()):
-                bad = int(good.logical_not().nonzero()[0])
-                self._refuse(first + bad, norm[bad].item())
-            first += len(norm)
+        norms = self.norms
+        good = (norms >= SHORTEST) & (norms <= LONGEST)
+        if not normalize:
+            good &= (norms - 1).abs() < unit_tolerance(self.dtype, self.dim)
+        if not bool(good.all()):
+            bad = int(good.logical_not().nonzero()[0])
+            self._refuse(first + bad, norms[bad].item())
 
     def _refuse(self, row: int, norm: float) -> None:
         if not norm <= LONGEST:

@@ -32,7 +32,7 @@ class SparseRows(Rows):
         # A pass over the entries once, instead of in every iteration.
         squares = self._values.astype(np.float64)
         squares.data *= squares.data
-        self._norms = np.sqrt(np.asarray(squares.sum(axis=1)).reshape(-1))
+        self.norms = torch.from_numpy(np.sqrt(np.asarray(squares.sum(axis=1)).reshape(-1)))
 
     def at(self, rows: np.ndarray) -> Any:
         return self._values[rows]
@@ -45,20 +45,17 @@ class SparseRows(Rows):
 
     def _unit(self, rows: slice | np.ndarray) -> Any:
         x = self._values[rows]
-        data = x.data / np.repeat(self._norms[rows], np.diff(x.indptr))
+        data = x.data / np.repeat(self.norms.numpy()[rows], np.diff(x.indptr))
         return sparse.csr_array((data, x.indices, x.indptr), shape=x.shape)
-
-    def norms(self, rows: slice) -> Tensor:
-        return torch.from_numpy(self._norms[rows])
 
     def unit(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self._unit(rows).toarray())
 
-    def _step(self, columns: int) -> int:
+    def _step(self, columns: int, as_given: bool) -> int:
         entries_of_a_row = self._values.nnz // max(1, len(self)) + 1
         return max(1, _BATCH_NUMBERS // (entries_of_a_row + 3 * columns))
 
-    def batches(self, columns: int) -> Iterator[Batch]:
+    def batches(self, columns: int, *, as_given: bool = False) -> Iterator[Batch]:
         for part in self._parts(columns):
             yield SparseBatch(self._unit(part), self._weights_of(part))
 
@@ -68,9 +65,14 @@ class SparseBatch(NamedTuple):
 
     x: Any
     weights: Tensor | None
+    given: None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
+
+    def part(self, numbers: Tensor) -> SparseBatch:
+        weights = None if self.weights is None else self.weights.index_select(0, numbers)
+        return SparseBatch(self.x[numbers.numpy()], weights)
 
     def cosines(self, directions: Tensor) -> Tensor:
         return torch.from_numpy(_times(self.x, directions.numpy()))

@@ -130,8 +130,10 @@ class _Starts(NamedTuple):
         else:
             directions = k_means_seeds(self.rows, self.n_components, self.random)
             steps = 0 if varied else _START_STEPS
+        clusters = None
         for _ in range(steps):
-            directions = assign(self.rows, directions).directions()
+            clusters = assign(self.rows, directions, clusters)
+            directions = clusters.directions()
         return directions
 
     def _of_random_responsibilities(self) -> Mixture:

@@ -27,10 +27,10 @@ from vmfdist.mixture._k_means import (
     distances_to,
     k_means_seeds,
     lloyd,
-    nearest,
     random_rows,
     rows_to_start_from,
 )
+from vmfdist.mixture._nearest import Nearest
 from vmfdist.mixture._rows import Rows
 
 
@@ -58,7 +58,8 @@ class SphericalKMeans(
     made dense, and iterables of batches. What is computed for given rows is of the kind of these
     rows, ``cluster_centers_`` and ``labels_`` of those given to :meth:`fit`; the centres are always
     float64. Distances are formed as :math:`1 - \cos` in float64: directions nearer to each other
-    than about :math:`10^{-8}` are not told apart.
+    than about :math:`10^{-8}` are not told apart. Products in float32 tell which centre is nearest
+    to a float32 row where their rounding leaves no doubt; nothing else depends on them.
 
     An empty cluster gets the row that adds most to the inertia as its centre, which lowers it. So
     clusters are empty in the end only if there are fewer different directions than clusters, or
@@ -163,7 +164,7 @@ class SphericalKMeans(
         # Runs that end in the same clusters differ by rounding: of these the first.
         best, fitted.n_iter_ = min(runs, key=lambda run: float(f"{run[0].inertia:.9g}"))
         fitted.cluster_centers_ = rows.like_given(best.centers)
-        fitted.labels_ = rows.like_given(_labels(rows, best.centers))
+        fitted.labels_ = rows.like_given(best.labels.long())
         fitted.inertia_ = best.inertia.item()
         self.__dict__ = fitted.__dict__
         empty = int((best.sizes == 0).sum())
@@ -185,7 +186,7 @@ class SphericalKMeans(
     def predict(self, X: Any) -> Any:
         """The nearest centre of each row, integers of shape (n_samples,)."""
         rows, centers = self._rows_and_centers(X)
-        return rows.like_given(_labels(rows, centers))
+        return rows.like_given(rows.gather(Nearest(centers), len(centers)))
 
     def transform(self, X: Any) -> Any:
         r"""The distance :math:`1 - \cos` of each row to each centre, (n_samples, n_clusters)."""
@@ -247,7 +248,3 @@ class SphericalKMeans(
         if not isinstance(centers, Tensor):
             centers = torch.from_numpy(np.array(centers))
         return rows, centers.to(rows.device)
-
-
-def _labels(rows: Rows, centers: Tensor) -> Tensor:
-    return rows.gather(lambda batch: nearest(batch, centers), len(centers))

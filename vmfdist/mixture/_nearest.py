@@ -1,0 +1,99 @@
+"""Which of some directions is nearest to a row, by products in the precision that rows have.
+
+For dense float32 rows these take a fraction of the time of products in float64. What they leave in
+doubt, by the bound of N. J. Higham (2002), Accuracy and Stability of Numerical Algorithms, section
+3.1, is decided by cosines in float64: the result is theirs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vmfdist.mixture._rows import Batch
+
+
+class Nearest:
+    """The number of the nearest direction of each row, the first of equally near ones.
+
+    One object is for one pass over the rows.
+    """
+
+    def __init__(self, directions: Tensor) -> None:
+        self._directions = self._rounded = directions
+        self._are_precise, self._tried = True, 0
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if batch.given is None or not len(batch):
+            return self._by_cosines(batch)
+        x, norms = batch.given
+        with torch.autocast(x.device.type, enabled=False):
+            if not self._are_precise_for(x):
+                return self._by_cosines(batch)
+            products = self._products(self._rounded, x)  # of all of a row its length is a factor
+            least = products.amax(0).sub_(_margins(norms, x))
+            found, doubtful = _the_only(products.ge_(least))
+        if len(doubtful):
+            found[doubtful] = self._by_cosines(batch.part(doubtful))
+        return found
+
+    def _by_cosines(self, batch: Batch) -> Tensor:
+        return first_largest(batch.cosines(self._directions))[1]
+
+    def _products(self, directions: Tensor, x: Tensor) -> Tensor:
+        """In the memory of those before: to get new one from the system takes as long as they."""
+        products = self._memory[: len(directions) * len(x)].view(-1, len(x))
+        return torch.mm(directions, x.T, out=products)
+
+    def _are_precise_for(self, x: Tensor) -> bool:
+        """Whether products of so many rows keep all digits of their factors.
+
+        Those in float32 do not where the user has them rounded (as TF32, or by
+        torch.set_float32_matmul_precision), or the environment: there is no one place to ask.
+        """
+        if len(x) > self._tried:
+            self._tried = len(x)
+            self._rounded = self._directions.to(x.dtype)
+            self._memory = x.new_empty(len(self._rounded) * len(x))
+            column, last = x[0].abs().argmax(), 1 + torch.finfo(x.dtype).eps
+            one = torch.zeros_like(self._rounded)
+            one[:, column] = last
+            self._are_precise &= bool((self._products(one, x) == last * x[:, column]).all())
+        return self._are_precise
+
+
+def first_largest(cosines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest number of each row, where it comes first, and the rows with 1 there and 0 else.
+
+    The last are in the memory of the given ones.
+    """
+    largest = cosines.amax(1, keepdim=True)
+    members = cosines.ge_(largest)
+    found, ties = _the_only(members.T)
+    if len(ties):
+        found[ties] = members[ties].argmax(1)  # which takes long for all
+        members.zero_().scatter_(1, found.unsqueeze(1), 1)
+    return largest, found, members
+
+
+def _the_only(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each column of zeros and ones has its one, and which columns have more or none."""
+    numbers = torch.arange(len(flags), dtype=flags.dtype, device=flags.device)
+    counts, sums = torch.stack((torch.ones_like(numbers), numbers)) @ flags
+    return sums.long(), (counts != 1).nonzero().squeeze(1)
+
+
+def _margins(norms: Tensor, x: Tensor) -> Tensor:
+    """By how much the difference of two products of a row may be wrong.
+
+    With the unit roundoff u, d numbers in a row and g(n) = n u / (1 - n u): a product is wrong by
+    at most g(d) |x| and what rounding the direction adds, u |x|; the difference of two of them by
+    twice as much and its own rounding. All that is below (d + 4) 2 u / (1 - (d + 4) 2 u) times |x|.
+    What underflows is less than a multiple of the smallest normal number, and the second term more.
+    """
+    limits = torch.finfo(x.dtype)
+    share = (x.shape[1] + 4) * limits.eps
+    share = share / (1 - share) if share < 1 else math.inf
+    return (norms * share).add_(share * limits.tiny / limits.eps**2).to(x.dtype)
