@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -200,7 +201,9 @@ def test_rows_that_change_their_cluster_only_are_in_float64(
         return original(batch)
 
     original = _rows.DenseBatch.x.func
-    monkeypatch.setattr(_rows.DenseBatch, "x", property(counting))
+    counted = cached_property(counting)
+    counted.__set_name__(_rows.DenseBatch, "x")
+    monkeypatch.setattr(_rows.DenseBatch, "x", counted)
     clusters = _k_means.assign(_rows.Rows(X), directions(5, 8, seed=6))
     former = clusters.labels.clone()
     numbers.clear()

@@ -107,7 +107,7 @@ def assign(rows: Rows, centers: Tensor, before: Clusters | None = None) -> Clust
     """Each row to the nearest centre, the first of equally near ones.
 
     After a pass with other centres only rows that come to another cluster change its sum. The
-    processes of a group exchange m (d + 2) numbers at most, for m centres.
+    processes of a group exchange m (d + 2) + 1 numbers at most, for m centres.
     """
     if before is not None:
         clusters = _moved(rows, centers, before)
@@ -138,7 +138,7 @@ def _afresh(rows: Rows, centers: Tensor) -> Clusters:
 def _moved(rows: Rows, centers: Tensor, before: Clusters) -> Clusters:
     m = len(centers)
     sizes, moves, sums = centers.new_zeros(m), centers.new_zeros(m), torch.zeros_like(centers)
-    nearest, first = Nearest(centers), 0
+    inertia, nearest, first = centers.new_zeros(()), Nearest(centers), 0
     for batch in rows.batches(m, as_given=True):
         labels = before.labels[first : first + len(batch)]
         first += len(batch)
@@ -155,18 +155,19 @@ def _moved(rows: Rows, centers: Tensor, before: Clusters) -> Clusters:
             factors *= part.weights.T
         sizes += factors.sum(1)
         part.add_sums(sums, factors.T)
+        inertia += distances_to(part, centers).mul_(factors.T).sum()
         moves += factors.abs_().sum(1)
-    rows.group.add_up(sizes, moves, sums)
+    rows.group.add_up(sizes, moves, sums, inertia)
     # As a centre moves from c' to c, the sum of |x - c|^2 / 2 over its n rows changes by
     # <c - c', n (c + c') / 2 - sum of x>, however the lengths of c and c' are rounded.
     middles = before.sizes.unsqueeze(1) * (before.centers + centers) / 2
-    change = ((centers - before.centers) * (middles - before.sums)).sum() - (centers * sums).sum()
+    inertia += ((centers - before.centers) * (middles - before.sums)).sum()
     return Clusters(
         centers,
         before.labels,
         before.sizes + sizes,
         before.sums + sums,
-        before.inertia + change,
+        before.inertia + inertia,
         before.turnover + torch.cat((moves, moves.new_zeros(1))),
     )
 
