@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import pickle
+from contextlib import nullcontext
 
 import numpy as np
 import pyro.distributions as dist
@@ -426,6 +427,20 @@ def test_moments_can_be_differentiated_twice(case: Case) -> None:
     assert torch.autograd.gradgradcheck(moments, (loc, k), fast_mode=True)
 
 
+@pytest.mark.parametrize("law", [VonMisesFisher, PowerSpherical])
+@pytest.mark.parametrize("k", [1e12, 1e18, 1e20, 1e30, 1e38])
+def test_standard_deviations_whose_variance_underflows(
+    law: type[VonMisesFisher | PowerSpherical], k: float
+) -> None:
+    concentration = torch.tensor(k, requires_grad=True)
+    made = law(torch.eye(3)[0], concentration)
+    for deviation in (made.stddev.sum(), made.cosine.stddev):
+        (slope,) = torch.autograd.grad(deviation, concentration, create_graph=True)
+        (bend,) = torch.autograd.grad(slope, concentration)
+        assert slope.isfinite()
+        assert bend.isfinite()
+
+
 @every_case
 def test_entropy_is_minus_the_mean_log_density(case: Case) -> None:
     law = case.build()
@@ -501,6 +516,16 @@ def test_values_are_checked(case: Case, dtype: torch.dtype) -> None:
     two_values = law.sample().expand(2, *case.batch_shape, case.dim)
     with pytest.raises(ValueError, match="broadcast"):
         three.log_prob(two_values)
+
+
+@every_case
+@pytest.mark.parametrize("validate", [True, False, None])
+def test_the_law_of_the_cosine_validates_as_the_law_does(case: Case, validate: bool | None) -> None:
+    law = case.build(validate_args=validate)
+    cosine, checks = law.cosine, validate is not False
+    for function in (cosine.cdf, cosine.log_prob, cosine.icdf):
+        with pytest.raises(ValueError, match="must lie in") if checks else nullcontext():
+            function(torch.tensor(1.5))
 
 
 @every_case

@@ -529,6 +529,20 @@ def test_errors(law: type[CosineLaw]) -> None:
             VonMisesFisher(directions(3), 2.0).mass_cone(p)  # type: ignore[arg-type]
 
 
+def test_shapes_that_do_not_fit() -> None:
+    x, law = torch.full((2,), 0.5), VonMisesFisher(torch.eye(3), 2.0)
+    cosine = law.cosine
+    for function in (cosine.log_prob, cosine.cdf, cosine.sf, cosine.icdf, cosine.one_minus_isf):
+        with pytest.raises(ValueError, match=r"of shape \(2,\) must broadcast .* shape \(3,\)$"):
+            function(x)
+    with pytest.raises(ValueError, match=r"^one_minus_value of shape \(2,\) must broadcast"):
+        cosine.cdf(one_minus_value=x)
+    others = VonMisesFisher(torch.eye(3), torch.ones(3)), HypersphericalUniform(3, (3,))
+    for each in (law, *others):
+        with pytest.raises(ValueError, match=r"^p of shape \(2,\) must broadcast .* \(3,\)$"):
+            each.mass_cone(x)
+
+
 @not_dense_kinds
 def test_sparse_and_nested_concentrations(kind: str) -> None:
     concentration, words = not_dense(kind, "concentration")

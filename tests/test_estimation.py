@@ -631,6 +631,8 @@ def test_bad_arguments_of_standard_errors() -> None:
             estimation.standard_errors(law, n)
     with pytest.raises(TypeError, match="n must be real, got complex64"):
         estimation.standard_errors(law, torch.ones(2) * 1j)
+    with pytest.raises(ValueError, match=r"^n of shape \(2,\) must broadcast .* shape \(3,\)$"):
+        estimation.standard_errors(VonMisesFisher(torch.eye(3), 5.0), torch.ones(2))
 
 
 # --------------------------------------------------------------------------------------------------

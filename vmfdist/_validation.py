@@ -123,6 +123,17 @@ def broadcast_shapes(a: torch.Size, b: torch.Size) -> torch.Size:
     return torch.broadcast_shapes(a, b) if a else b
 
 
+def require_broadcast(name: str, shape: torch.Size, batch_shape: torch.Size) -> None:
+    """Raises ValueError unless the shape broadcasts with that of a batch of laws."""
+    try:
+        broadcast_shapes(shape, batch_shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} of shape {tuple(shape)} must broadcast with the batch shape "
+            f"{tuple(batch_shape)}"
+        ) from error
+
+
 def expanded_shape(batch_shape: torch.Size, larger: Sequence[int]) -> torch.Size:
     """The larger batch shape; raises where torch's laws do, if a law cannot be expanded to it."""
     shape = torch.Size(larger)

@@ -43,6 +43,7 @@ from vmfdist._validation import (
     expanded_shape,
     fitting,
     require,
+    require_broadcast,
     require_dense,
     require_float,
     require_held,
@@ -150,6 +151,7 @@ class CosineLaw(TorchDistribution):
         low, high, name = (-1, 1, "value") if one_minus_value is None else (0, 2, "one_minus_value")
         given = require_dense(name, value if one_minus_value is None else one_minus_value)
         if self._validate_args:
+            require_broadcast(name, given.shape, self.batch_shape)
             require(f"{name} must lie in [{low}, {high}]", given, lambda w: low <= w <= high)
         x = given.to(dtype)
         if one_minus_value is None:
@@ -224,6 +226,7 @@ class CosineLaw(TorchDistribution):
     def _quantile(self, p: Tensor, asked: Asked, *, upper: bool) -> Tensor:
         require_dense("probabilities", p)
         if self._validate_args:
+            require_broadcast("probabilities", p.shape, self.batch_shape)
             require("probabilities must lie in [0, 1]", p, lambda number: 0 <= number <= 1)
         k, question = self._strength, Question((self._family, self.dim), asked, upper)
         quantile = probabilities.quantile(in_float64(p), in_float64(k), question)
@@ -359,8 +362,10 @@ class SphericalCauchyCosine(CosineLaw):
         return super()._strength if self._made_of is None else self._made_of
 
 
-def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tensor:
-    """The half-angle of the cone that holds the mass p."""
+def mass_cone(
+    cosine: CosineLaw, p: Tensor | float, batch_shape: torch.Size, validate_args: bool
+) -> Tensor:
+    """The half-angle of the cone that holds the mass p, for laws of that batch shape."""
     k = cosine.concentration
     if isinstance(p, Tensor):
         require_dense("p", p)
@@ -368,5 +373,7 @@ def mass_cone(cosine: CosineLaw, p: Tensor | float, validate_args: bool) -> Tens
         require_number("p", p, "a tensor or a Python number")
         p = torch.full((), float(p), dtype=k.dtype, device=k.device)
     if validate_args:
+        require_broadcast("p", p.shape, batch_shape)
         require("p must lie in [0, 1]", p, lambda number: 0 <= number <= 1)
-    return cosine._quantile(p, Asked.ANGLE, upper=True)
+    angle = cosine._quantile(p, Asked.ANGLE, upper=True)
+    return angle.expand(broadcast_shapes(angle.shape, batch_shape))

@@ -163,7 +163,9 @@ class HypersphericalUniform(TorchDistribution):
     @property
     def cosine(self) -> VonMisesFisherCosine:
         """The law of the cosine with any fixed direction, that of a coordinate."""
-        return self._given_cosine.expand(self.batch_shape)
+        law = self._given_cosine.expand(self.batch_shape)
+        set_validation(law, self.__dict__.get("_validate_args"))
+        return law
 
     @property
     def _given_cosine(self) -> VonMisesFisherCosine:
@@ -178,5 +180,4 @@ class HypersphericalUniform(TorchDistribution):
         Raises:
             ValueError: under ``validate_args``, if a probability is outside [0, 1].
         """
-        angle = mass_cone(self._given_cosine, p, self._validate_args)
-        return angle.expand(broadcast_shapes(angle.shape, self.batch_shape))
+        return mass_cone(self._given_cosine, p, self.batch_shape, self._validate_args)

@@ -262,7 +262,9 @@ class RotationallySymmetric(TorchDistribution):
     def cosine(self) -> CosineLaw:
         """The law of the cosine <x, loc>, a univariate distribution on [-1, 1]."""
         law = self._given_cosine
-        return law if law.batch_shape == self.batch_shape else law.expand(self.batch_shape)
+        law = law if law.batch_shape == self.batch_shape else law.expand(self.batch_shape)
+        set_validation(law, self.__dict__.get("_validate_args"))
+        return law
 
     @property
     def _given_cosine(self) -> CosineLaw:
@@ -282,8 +284,7 @@ class RotationallySymmetric(TorchDistribution):
         Raises:
             ValueError: under ``validate_args``, if a probability is outside [0, 1].
         """
-        angle = mass_cone(self._given_cosine, p, self._validate_args)
-        return angle.expand(broadcast_shapes(angle.shape, self.batch_shape))
+        return mass_cone(self._given_cosine, p, self.batch_shape, self._validate_args)
 
     @property
     def mean_resultant_length(self) -> Tensor:

@@ -14,7 +14,14 @@ from vmfdist._closed_forms import spherical_cauchy as sc
 from vmfdist._numerics import moebius
 from vmfdist._numerics.rows import expanded
 from vmfdist._resultant import directions_and_shares
-from vmfdist._validation import check_samples, check_vector, check_weights, require, require_vectors
+from vmfdist._validation import (
+    check_samples,
+    check_vector,
+    check_weights,
+    require,
+    require_broadcast,
+    require_vectors,
+)
 from vmfdist.cosine import SphericalCauchyCosine
 from vmfdist.rotational import RotationallySymmetric, as_parameters
 
@@ -221,6 +228,7 @@ class SphericalCauchy(RotationallySymmetric):
         """
         check_vector("point", point)
         require_vectors("point", point, self.dim)
+        require_broadcast("point without its last axis", point.shape[:-1], self.batch_shape)
         if self._validate_args:
             inside = torch.linalg.vector_norm(point, dim=-1)
             require("point must lie within the unit ball", inside, lambda r: r < 1, "length")

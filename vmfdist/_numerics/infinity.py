@@ -95,6 +95,10 @@ def slope_to_point_mass(slope: Tensor, k1: Tensor, k2: Tensor, separation: Tenso
 
 
 def standard_deviation(variance: Tensor) -> Tensor:
-    """The square root, with the gradient 0 where it is 0 as that of a point mass is."""
-    none = variance == 0
-    return torch.where(none, 0.0, torch.where(none, 1.0, variance).sqrt())
+    """The square root, with the gradient 0 where it is 0 as that of a point mass is.
+
+    So it is where the variance is no normal number: slopes of variances are 0 there, and the square
+    of that of the root may be infinite.
+    """
+    none = variance < torch.finfo(variance.dtype).tiny
+    return torch.where(none, variance.detach().sqrt(), torch.where(none, 1.0, variance).sqrt())

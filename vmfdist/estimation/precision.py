@@ -14,6 +14,7 @@ from vmfdist._validation import (
     check_samples,
     check_weights,
     require,
+    require_broadcast,
     require_dense,
     require_number,
 )
@@ -116,6 +117,7 @@ def standard_errors(law: VonMisesFisher, n: Tensor | float) -> StandardErrors:
     else:
         require_number("n", n, "a number or a tensor of counts")
     count = torch.as_tensor(n, dtype=law.concentration.dtype, device=law.concentration.device)
+    require_broadcast("n", count.shape, law.batch_shape)
     require("n must be positive, the number of observations", count, lambda number: number > 0)
     return StandardErrors(*(torch.rsqrt(count * x) for x in information))
 
