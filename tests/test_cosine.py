@@ -529,6 +529,16 @@ def test_errors(law: type[CosineLaw]) -> None:
             VonMisesFisher(directions(3), 2.0).mass_cone(p)  # type: ignore[arg-type]
 
 
+@of_each_law
+def test_a_cosine_that_is_rounded_beyond_the_end_is_the_end(law: type[CosineLaw]) -> None:
+    ours, beyond = law(0.5, 3), torch.tensor([-1.0, 1.0]) * (1 + torch.finfo(torch.float32).eps)
+    for function in (ours.cdf, ours.sf, ours.log_prob):
+        for found in (function(beyond), function(one_minus_value=1 - beyond)):
+            torch.testing.assert_close(found, function(beyond.sign()), rtol=1e-6, atol=1e-12)
+    with pytest.raises(ValueError, match=r"value must lie in \[-1, 1\], got the value 1\.125$"):
+        ours.cdf(torch.tensor(1.125))
+
+
 def test_shapes_that_do_not_fit() -> None:
     x, law = torch.full((2,), 0.5), VonMisesFisher(torch.eye(3), 2.0)
     cosine = law.cosine

@@ -49,6 +49,7 @@ from vmfdist._validation import (
     require_held,
     require_number,
     set_validation,
+    unit_tolerance,
 )
 
 __all__ = [
@@ -152,7 +153,13 @@ class CosineLaw(TorchDistribution):
         given = require_dense(name, value if one_minus_value is None else one_minus_value)
         if self._validate_args:
             require_broadcast(name, given.shape, self.batch_shape)
-            require(f"{name} must lie in [{low}, {high}]", given, lambda w: low <= w <= high)
+            # of two unit vectors that are rounded
+            excused = 2 * unit_tolerance(torch.promote_types(given.dtype, torch.float32), self.dim)
+            require(
+                f"{name} must lie in [{low}, {high}]",
+                given,
+                lambda w: low - excused <= w <= high + excused,
+            )
         x = given.to(dtype)
         if one_minus_value is None:
             return nonnegative(1 - x), nonnegative(1 + x)
