@@ -754,6 +754,23 @@ WORST: dict[str, list[tuple[int, float]]] = {
         (36, 45.5482254),
         (8, 6.71566158e-05),
     ],
+    "spherical Cauchy: KL to and from uniform": [(585, 0.118964449), (15, 7.68190221e-05)],
+    "spherical Cauchy: entropy": [(4, 2.69591475), (12, 12.2866182)],
+    "spherical Cauchy: mean resultant length": [(2, 0.000340897765), (3, 0.00019864639)],
+    "spherical Cauchy: 1 - mean resultant length": [(3, 1.71657634), (3, 3.11374235)],
+    "spherical Cauchy: mean resultant length, 2nd derivative": [
+        (3, 0.00044839055),
+        (3, 0.00169588358),
+    ],
+    "spherical Cauchy: variance across loc": [(32, 2.8164258), (3, 0.000186682853)],
+    "spherical Cauchy: variance across loc, 1st derivative": [
+        (3, 0.00044839055),
+        (3, 0.0016959206),
+    ],
+    "spherical Cauchy: variance across loc, 2nd derivative": [(134, 0.69435662), (43, 0.632953405)],
+    "spherical Cauchy: variance along loc": [(5, 0.000410151144), (4, 19.0716839)],
+    "spherical Cauchy: variance along loc, 1st derivative": [(5, 0.000410151144), (4, 17.5345135)],
+    "spherical Cauchy: variance along loc, 2nd derivative": [(29, 0.579336584), (177, 0.410070211)],
 }
 # And by others:
 WORST["log normalizer"] += [(63, 110.757)]

@@ -19,6 +19,16 @@ def test_closed_forms_in_eps(dim: int, dtype: torch.dtype) -> None:
         assert worst.eps <= quantity.limit, (quantity.name, worst)
 
 
+@pytest.mark.parametrize("quantity", accuracy.CAUCHY_QUANTITIES, ids=lambda quantity: quantity.name)
+def test_closed_forms_in_eps_where_a_search_found_the_worst(
+    quantity: accuracy.Quantity, dtype: torch.dtype
+) -> None:
+    for dim, k in accuracy.WORST[quantity.name]:
+        strengths = torch.tensor([k], dtype=torch.float32).tolist()
+        (error,) = accuracy.errors(quantity, dim, dtype, strengths)
+        assert error.eps <= quantity.limit, error
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [*accuracy.ALL_SMALL_DIMS, *accuracy.LARGE_DIMS])
 def test_closed_forms_in_eps_everywhere(dim: int, dtype: torch.dtype) -> None:

@@ -156,7 +156,9 @@ def _leading(k: Tensor, dim: int, power: int) -> Tensor:
     """What E (1 - w^2)^(power/2) is like: sech^min(d-1, power) and what it rises by, over d."""
     k, fall = finite(k), min(dim - 1, power)
     e2 = torch.exp(-2 * k)
-    sech = torch.exp(-fall * k) * (2 / (1 + e2)) ** fall
+    # 3 k would be rounded, by up to k/2 eps of the result; 2 k is not.
+    e_fall = e2 * torch.exp(-k) if fall == 3 else torch.exp(-fall * k)
+    sech = e_fall * (2 / (1 + e2)) ** fall
     return sech * _leading_rise(dim, power, k, torch.tanh(k).square()) / dim
 
 
