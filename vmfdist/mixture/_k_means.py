@@ -10,7 +10,7 @@ import torch
 from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
-from vmfdist.mixture._nearest import Nearest, first_largest
+from vmfdist.mixture._nearest import Nearest, Products, first_largest
 from vmfdist.mixture._rows import Batch, Rows
 
 # A start looks at this many rows.
@@ -90,6 +90,7 @@ class Clusters(NamedTuple):
     sums: Tensor  # sum of x
     inertia: Tensor  # sum of 1 - <x, c>
     turnover: Tensor  # how much came and went until the sizes and the inertia were these
+    products: Products  # for passes after this
 
     def directions(self) -> Tensor:
         """The directions of the sums, which are the best centres for these clusters."""
@@ -132,13 +133,14 @@ def _afresh(rows: Rows, centers: Tensor) -> Clusters:
         labels[first : first + len(batch)] = found
         first += len(batch)
     rows.group.add_up(sizes, sums, inertia)
-    return Clusters(centers, labels, sizes, sums, inertia, torch.cat((sizes, inertia.view(1))))
+    turnover = torch.cat((sizes, inertia.view(1)))
+    return Clusters(centers, labels, sizes, sums, inertia, turnover, Products())
 
 
 def _moved(rows: Rows, centers: Tensor, before: Clusters) -> Clusters:
     m = len(centers)
     sizes, moves, sums = centers.new_zeros(m), centers.new_zeros(m), torch.zeros_like(centers)
-    inertia, nearest, first = centers.new_zeros(()), Nearest(centers), 0
+    inertia, nearest, first = centers.new_zeros(()), Nearest(centers, before.products), 0
     for batch in rows.batches(m, as_given=True):
         labels = before.labels[first : first + len(batch)]
         first += len(batch)
@@ -169,6 +171,7 @@ def _moved(rows: Rows, centers: Tensor, before: Clusters) -> Clusters:
         before.sums + sums,
         before.inertia + inertia,
         before.turnover + torch.cat((moves, moves.new_zeros(1))),
+        before.products,
     )
 
 

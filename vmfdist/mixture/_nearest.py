@@ -15,24 +15,55 @@ from torch import Tensor
 from vmfdist.mixture._rows import Batch
 
 
+class Products:
+    """Products of rows and directions in the rows' own precision, in memory that is used again.
+
+    One object is for one fit: what is found of the machine's products holds for all its passes.
+    """
+
+    def __init__(self) -> None:
+        self._are_precise, self._tried = True, 0
+
+    def of(self, directions: Tensor, x: Tensor) -> Tensor:
+        """Those before are lost: to get new memory from the system takes as long as they."""
+        products = self._memory[: len(directions) * len(x)].view(-1, len(x))
+        return torch.mm(directions, x.T, out=products)
+
+    def are_precise_for(self, directions: Tensor, x: Tensor) -> bool:
+        """Whether products of so many rows keep all digits of their factors.
+
+        Those in float32 do not where the user has them rounded (as TF32, or by
+        torch.set_float32_matmul_precision), or the environment: there is no one place to ask.
+        """
+        if len(x) > self._tried:
+            self._tried = len(x)
+            self._memory = x.new_empty(len(directions) * len(x))
+            column, last = x[0].abs().argmax(), 1 + torch.finfo(x.dtype).eps
+            one = torch.zeros_like(directions)
+            one[:, column] = last
+            self._are_precise &= bool((self.of(one, x) == last * x[:, column]).all())
+        return self._are_precise
+
+
 class Nearest:
     """The number of the nearest direction of each row, the first of equally near ones.
 
     One object is for one pass over the rows.
     """
 
-    def __init__(self, directions: Tensor) -> None:
+    def __init__(self, directions: Tensor, products: Products | None = None) -> None:
         self._directions = self._rounded = directions
-        self._are_precise, self._tried = True, 0
+        self._products = products or Products()
 
     def __call__(self, batch: Batch) -> Tensor:
         if batch.given is None or not len(batch):
             return self._by_cosines(batch)
         x, norms = batch.given
+        self._rounded = self._rounded.to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            if not self._are_precise_for(x):
+            if not self._products.are_precise_for(self._rounded, x):
                 return self._by_cosines(batch)
-            products = self._products(self._rounded, x)  # of all of a row its length is a factor
+            products = self._products.of(self._rounded, x)  # of all of a row its length is a factor
             least = products.amax(0).sub_(_margins(norms, x))
             found, doubtful = _the_only(products.ge_(least))
         if len(doubtful):
@@ -41,27 +72,6 @@ class Nearest:
 
     def _by_cosines(self, batch: Batch) -> Tensor:
         return first_largest(batch.cosines(self._directions))[1]
-
-    def _products(self, directions: Tensor, x: Tensor) -> Tensor:
-        """In the memory of those before: to get new one from the system takes as long as they."""
-        products = self._memory[: len(directions) * len(x)].view(-1, len(x))
-        return torch.mm(directions, x.T, out=products)
-
-    def _are_precise_for(self, x: Tensor) -> bool:
-        """Whether products of so many rows keep all digits of their factors.
-
-        Those in float32 do not where the user has them rounded (as TF32, or by
-        torch.set_float32_matmul_precision), or the environment: there is no one place to ask.
-        """
-        if len(x) > self._tried:
-            self._tried = len(x)
-            self._rounded = self._directions.to(x.dtype)
-            self._memory = x.new_empty(len(self._rounded) * len(x))
-            column, last = x[0].abs().argmax(), 1 + torch.finfo(x.dtype).eps
-            one = torch.zeros_like(self._rounded)
-            one[:, column] = last
-            self._are_precise &= bool((self._products(one, x) == last * x[:, column]).all())
-        return self._are_precise
 
 
 def first_largest(cosines: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -229,7 +229,7 @@ class Rows:
     def _step(self, columns: int, as_given: bool) -> int:
         numbers = _BATCH_NUMBERS if self.device.type == "cpu" else _BATCH_NUMBERS_ON_DEVICE
         if as_given:
-            return max(1, numbers * 8 // self.dtype.itemsize // (self.dim + columns))
+            return max(1, numbers * 16 // self.dtype.itemsize // (self.dim + columns))
         return max(1, numbers // (self.dim + 3 * columns))
 
     def _parts(self, columns: int, as_given: bool = False) -> Iterator[slice]:
