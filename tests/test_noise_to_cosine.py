@@ -279,6 +279,16 @@ def test_float32_loses_four_roundings(dim: int, family: Tilted) -> None:
     assert score.square().mean().sqrt().item() < 0.3
 
 
+@of_each_law
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [0.0, 1.0, 1e30, 1e150, torch.inf])
+def test_noise_along_loc_on_the_circle(family: Family, dtype: torch.dtype, k: float) -> None:
+    zeta = torch.tensor([0.0, 1e-300, 1e-100, 1e-30], dtype=dtype)
+    t, rate = family.to_cosine(zeta, torch.tensor(k, dtype=dtype), 2)
+    assert ((t >= 0) & (t < 1e-29)).all()
+    assert rate.isfinite().all()
+
+
 @pytest.mark.parametrize("family", [VON_MISES_FISHER, POWER_SPHERICAL])
 def test_the_circle_beyond_its_limits(family: Tilted) -> None:
     zeta, k, u, rate, change = (x[quantiles(2, family)[0] > 5.5] for x in quantiles(2, family))

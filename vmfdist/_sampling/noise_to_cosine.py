@@ -130,7 +130,7 @@ def _reach() -> float:
 
 
 def _least() -> float:
-    return 1e-150  # on the circle, where in float64 the square of zeta must not be 0
+    return 1e-60  # on the circle, where in float64 the square of zeta over k must not be 0
 
 
 _START = Grid(16, 16, 4, -8)  # from where one step of the quadrature reaches the table's accuracy
