@@ -366,3 +366,16 @@ def test_errors_of_options_and_predictions() -> None:
         several.predict(torch.zeros(2, 4, 2))
     with pytest.raises(TypeError, match="inputs must be a tensor"):
         fit(inputs, y).predict([1.0, 2.0])  # type: ignore[arg-type]
+
+
+def test_an_outlier_may_stand_in_any_row() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(50, 2, dtype=torch.float64)
+    mean = torch.cat([inputs, torch.ones(50, 1, dtype=torch.float64)], -1)
+    directions = torch.nn.functional.normalize(mean + torch.randn_like(mean), dim=-1)
+    inputs[0] = 1e8
+    first, last = (
+        VonMisesFisherRegression.fit(inputs[rows], directions[rows]).log_likelihood.item()
+        for rows in (torch.arange(50), torch.arange(50).flip(0))
+    )
+    assert first == pytest.approx(last, abs=1e-6)

@@ -223,11 +223,14 @@ def _require_held(beyond: Tensor, intercept: bool, dtype: torch.dtype) -> None:
 
 
 def _basis(inputs: Tensor, intercept: bool) -> _Basis:
-    """That of inputs seen from their first row, where an intercept takes up the difference.
+    """That of inputs seen from their medians, where an intercept takes up the difference.
 
-    Columns that are nearly constant, as years are, keep all their digits so.
+    Columns that are nearly constant, as years are, keep all their digits so, since a median is one
+    of the values and no outlier.
     """
-    origin = inputs[..., :1, :] if intercept else torch.zeros_like(inputs[..., :1, :])
+    origin = torch.zeros_like(inputs[..., :1, :])
+    if intercept:
+        origin = inputs.median(-2, keepdim=True).values
     design = _design(inputs - origin, intercept)
     length = torch.linalg.vector_norm(design, dim=-2)
     is_lost = (length < torch.finfo(length.dtype).tiny ** 0.5) & (design != 0).any(-2)
