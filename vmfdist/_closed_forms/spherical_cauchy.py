@@ -102,7 +102,7 @@ def _leading_rise(dim: int, power: int, k: Any, y: Any) -> Any:
     order = dim - 1
     if order < power:
         return 1
-    return 1 + k if order == power else 1 + y * (power + 1) / (order - power)
+    return 1 + k * y if order == power else 1 + y * (power + 1) / (order - power)
 
 
 def _corrections(dim: int) -> Callable[[Decimal], dict[str, Decimal]]:
@@ -155,11 +155,12 @@ def _series(name: str, k: Tensor, dim: int) -> Tensor:
 def _leading(k: Tensor, dim: int, power: int) -> Tensor:
     """What E (1 - w^2)^(power/2) is like: sech^min(d-1, power) and what it rises by, over d."""
     k, fall = finite(k), min(dim - 1, power)
-    e2 = torch.exp(-2 * k)
+    e2, y = torch.exp(-2 * k), torch.tanh(k).square()
     # 3 k would be rounded, by up to k/2 eps of the result; 2 k is not.
     e_fall = e2 * torch.exp(-k) if fall == 3 else torch.exp(-fall * k)
-    sech = e_fall * (2 / (1 + e2)) ** fall
-    return sech * _leading_rise(dim, power, k, torch.tanh(k).square()) / dim
+    # A power multiplies the rounding of what it is of, which near 1 is least of 1 - y.
+    sech = torch.where(y < 0.2, (1 - y) ** (fall / 2), e_fall * (2 / (1 + e2)) ** fall)
+    return sech * _leading_rise(dim, power, k, y) / dim
 
 
 @with_derivative(
