@@ -164,9 +164,10 @@ def clusters() -> str:
 
 
 def sentences() -> str:
-    """Penn Treebank, cut short, and song ci."""
+    """Penn Treebank, whole and cut short, and song ci."""
     tables = []
     for name, title in (
+        ("ptb", "Penn Treebank, 42,068 sentences, nats per sentence"),
         ("ptb_short", "Penn Treebank, 10,000 sentences of at most 15 words, nats per sentence"),
         ("songci", "Song ci by character, 4,000 poems of at most 60 characters, nats per poem"),
     ):
