@@ -228,6 +228,12 @@ def test_export_with_a_batch_of_any_size(
         for module in (program.module(), loaded):
             check_draws(*module(raw, k), kind, raw, k)
     assert not torch.equal(loaded(raw, k)[0], loaded(raw, k)[0])
+    # The derivative of a draw is no part of a program, as the guide says.
+    raw.requires_grad_()
+    with torch.no_grad():
+        check_draws(*loaded(raw, k), kind, raw, k)
+    with pytest.raises(RuntimeError):
+        loaded(raw, k)[0].sum().backward()
 
 
 def test_export_of_densities() -> None:
