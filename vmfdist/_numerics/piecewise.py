@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vmfdist._numerics.autograd import in_transform
 from vmfdist._numerics.chebyshev import horner
 
 
@@ -99,7 +100,8 @@ def evaluate(
 
 def _contract(coefficients: Tensor, x: Tensor) -> Tensor:
     """Sums over the powers that are the second axis, in the memory of the coefficients."""
-    if torch.compiler.is_compiling():  # a compiled graph reuses memory by itself
+    if torch.compiler.is_compiling() or in_transform():
+        # A compiled graph reuses memory by itself, and vmap has no rule for addcmul_.
         return horner(coefficients.unbind(1), x)
     *lower, result = coefficients.unbind(1)
     for coefficient in reversed(lower):
