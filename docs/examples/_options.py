@@ -54,8 +54,13 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add("--device", type=read_device, default="cpu", help="such as cpu or cuda (default: cpu)")
     text = "folder to save the runs in after each epoch; runs that are there go on"
     add("--checkpoint", metavar="DIR", type=Path, help=text)
-    text = "file to append the scores to, a line of JSON for each run"
-    add("--record", metavar="FILE", type=Path, help=text)
+    add_record_option(parser)
+
+
+def add_record_option(parser: argparse.ArgumentParser, each: str = "run") -> None:
+    """The file that scores are added to."""
+    text = f"file to append the scores to, a line of JSON for each {each}"
+    parser.add_argument("--record", metavar="FILE", type=Path, help=text)
 
 
 def read_whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:

@@ -62,6 +62,7 @@ from tqdm import tqdm
 from _digits import DATA_SEED, HIDDEN, labelled_images, mlp
 from _options import (
     DataError,
+    add_record_option,
     add_seed_and_output,
     ends_in_one_line,
     one_thread,
@@ -245,21 +246,23 @@ def run(
     return found | {"plug-in": fitted}
 
 
+def cell(values: Sequence[float | None]) -> str:
+    """Mean and standard deviation of all runs, or a dash where one has no such score."""
+    if None in values:
+        return "-".rjust(18)
+    x = torch.tensor(values, dtype=torch.float64)
+    spread = x.std().item() if len(x) > 1 else 0.0
+    return f"{x.mean().item():10.3f} ({spread:.3f})"
+
+
 def table(runs: Sequence[dict[str, Scores]]) -> str:
     """Means and standard deviations of all runs as text."""
     rule = "-" * 105
     names = ("accuracy", "NLL", "calibration", "ROC, probability", "ROC, density")
     lines = [rule, f"{'':16}{''.join(f'{name:>18}' for name in names)}", rule]
     for name in runs[0]:
-        cells = []
-        for values in zip(*(scores[name] for scores in runs), strict=True):
-            if None in values:
-                cells.append("-".rjust(18))
-                continue
-            x = torch.tensor(values, dtype=torch.float64)
-            spread = x.std().item() if len(x) > 1 else 0.0
-            cells.append(f"{x.mean().item():10.3f} ({spread:.3f})")
-        lines.append(f"{name:16}{''.join(cells)}")
+        columns = zip(*(scores[name] for scores in runs), strict=True)
+        lines.append(f"{name:16}{''.join(map(cell, columns))}")
     return "\n".join([*lines, rule])
 
 
@@ -319,6 +322,19 @@ def draw_histogram(axes: Axes, scores: tuple[Tensor, Tensor], title: str) -> Non
 # -----------
 
 
+def add_data_options(
+    parser: argparse.ArgumentParser, epochs_digits: int, epochs_mnist: int
+) -> None:
+    """What is trained on, how wide the embedding is, and the epochs, which have two defaults."""
+    add = parser.add_argument
+    text = "folder with the four idx files of MNIST, plain or .gz; else scikit-learn's digits"
+    add("--data", metavar="DIR", type=Path, help=text)
+    text = "of the embedding (default: %(default)s)"
+    add("--dim", type=read_whole_number(2), default=16, help=text)
+    text = f"rounds over the training images (default: {epochs_digits}; of MNIST: {epochs_mnist})"
+    add("--epochs", type=read_whole_number(1), help=text)
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the options; argparse itself ends the run, with exit code 2, where one is wrong."""
     parser = argparse.ArgumentParser(
@@ -328,15 +344,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "digits of known and unknown classes, and draw one figure.",
     )
     add, default = parser.add_argument, "(default: %(default)s)"
-    text = "folder with the four idx files of MNIST, plain or .gz; else scikit-learn's digits"
-    add("--data", metavar="DIR", type=Path, help=text)
-    add("--dim", type=read_whole_number(2), default=16, help=f"of the embedding {default}")
-    text = f"rounds over the training images (default: {EPOCHS_DIGITS}; of MNIST: {EPOCHS_MNIST})"
-    add("--epochs", type=read_whole_number(1), help=text)
+    add_data_options(parser, EPOCHS_DIGITS, EPOCHS_MNIST)
     text = f"how many runs, each of which leaves two classes out {default}"
     add("--runs", type=read_whole_number(1, RUNS), default=RUNS, help=text)
-    text = "file to append the scores to, a line of JSON for each run"
-    add("--record", metavar="FILE", type=Path, help=text)
+    add_record_option(parser)
     add_seed_and_output(parser)
     return parser.parse_args(argv)
 

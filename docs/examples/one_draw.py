@@ -81,6 +81,7 @@ from tqdm import tqdm
 from _digits import Digits, binarise, binarise_once, mlp, sklearn_digits
 from _latent_figure import draw_images
 from _options import (
+    add_record_option,
     add_seed_and_output,
     ends_in_one_line,
     one_thread,
@@ -420,8 +421,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = f"coordinates of a code on the sphere; a Gaussian code has one fewer {default}"
     add("--dim", type=read_whole_number(2), default=9, help=text)
     add("--epochs", type=read_whole_number(1), default=60, help=f"of each model {default}")
-    text = "file to append the scores to, a line of JSON for each law"
-    add("--record", metavar="FILE", type=Path, help=text)
+    add_record_option(parser, each="law")
     add_seed_and_output(parser)
     return parser.parse_args(argv)
 

@@ -71,6 +71,7 @@ from tqdm import tqdm
 
 from _digits import HIDDEN, mlp
 from _options import (
+    add_record_option,
     add_seed_and_output,
     ends_in_one_line,
     one_thread,
@@ -80,7 +81,14 @@ from _options import (
 )
 from _record import add_record
 from _sphere import BLUE, GREEN, GREY, INK, ORANGE, PALE
-from embeddings_and_classes import Labelled, area, mnist, sklearn_digits
+from embeddings_and_classes import (
+    Labelled,
+    add_data_options,
+    area,
+    cell,
+    mnist,
+    sklearn_digits,
+)
 from vmfdist import VonMisesFisher
 from vmfdist.nn import SphericalHead
 from vmfdist.similarity import log_product_integral
@@ -320,15 +328,7 @@ def table(runs: Sequence[dict[str, Scores]]) -> str:
     rule = "-" * 92
     lines = [rule, f"{'':38}{''.join(f'{loss:>18}' for loss in runs[0])}", rule]
     for field, label in LABELS.items():
-        cells = []
-        for loss in runs[0]:
-            values = [getattr(scores[loss], field) for scores in runs]
-            if None in values:
-                cells.append("-".rjust(18))
-                continue
-            x = torch.tensor(values, dtype=torch.float64)
-            spread = x.std().item() if len(x) > 1 else 0.0
-            cells.append(f"{x.mean().item():10.3f} ({spread:.3f})")
+        cells = [cell([getattr(scores[loss], field) for scores in runs]) for loss in runs[0]]
         lines.append(f"{label:38}{''.join(cells)}")
     return "\n".join([*lines, rule])
 
@@ -413,15 +413,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "retrieval has of it, and draw one figure.",
     )
     add, default = parser.add_argument, "(default: %(default)s)"
-    text = "folder with the four idx files of MNIST, plain or .gz; else scikit-learn's digits"
-    add("--data", metavar="DIR", type=Path, help=text)
-    add("--dim", type=read_whole_number(2), default=16, help=f"of the embedding {default}")
-    text = f"rounds over the training images (default: {EPOCHS_DIGITS}; of MNIST: {EPOCHS_MNIST})"
-    add("--epochs", type=read_whole_number(1), help=text)
+    add_data_options(parser, EPOCHS_DIGITS, EPOCHS_MNIST)
     text = f"how many runs, with seeds that follow one another {default}"
     add("--runs", type=read_whole_number(1), default=RUNS, help=text)
-    text = "file to append the scores to, a line of JSON for each run"
-    add("--record", metavar="FILE", type=Path, help=text)
+    add_record_option(parser)
     add_seed_and_output(parser)
     return parser.parse_args(argv)
 
