@@ -95,6 +95,14 @@ def require_dense(name: str, x: Any, kind: str = "a tensor") -> Tensor:
     return x
 
 
+def require_number_or_tensor(name: str, x: Any, kind: str) -> None:
+    """Raises TypeError unless ``x`` is a number, or a tensor that is one array of real numbers."""
+    if isinstance(x, Tensor):
+        require_dense(name, x)
+    else:
+        require_number(name, x, kind)
+
+
 def require_dtype(name: str, dtype: torch.dtype, advice: str = "") -> None:
     """Raises TypeError unless the dtype is one that all is computed in."""
     if dtype not in (torch.float32, torch.float64):

@@ -48,6 +48,7 @@ from vmfdist._validation import (
     require_float,
     require_held,
     require_number,
+    require_number_or_tensor,
     set_validation,
     unit_tolerance,
 )
@@ -374,10 +375,8 @@ def mass_cone(
 ) -> Tensor:
     """The half-angle of the cone that holds the mass p, for laws of that batch shape."""
     k = cosine.concentration
-    if isinstance(p, Tensor):
-        require_dense("p", p)
-    else:
-        require_number("p", p, "a tensor or a Python number")
+    require_number_or_tensor("p", p, "a tensor or a Python number")
+    if not isinstance(p, Tensor):
         p = torch.full((), float(p), dtype=k.dtype, device=k.device)
     if validate_args:
         require_broadcast("p", p.shape, batch_shape)

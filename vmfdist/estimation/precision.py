@@ -15,8 +15,8 @@ from vmfdist._validation import (
     check_weights,
     require,
     require_broadcast,
-    require_dense,
     require_number,
+    require_number_or_tensor,
 )
 from vmfdist.estimation.f_law import f_quantile
 from vmfdist.von_mises_fisher import VonMisesFisher
@@ -112,10 +112,7 @@ def standard_errors(law: VonMisesFisher, n: Tensor | float) -> StandardErrors:
         * K. V. Mardia and P. E. Jupp (2000), Directional statistics, section 10.3.1.
     """
     information = fisher_information(law)
-    if isinstance(n, Tensor):
-        require_dense("n", n)
-    else:
-        require_number("n", n, "a number or a tensor of counts")
+    require_number_or_tensor("n", n, "a number or a tensor of counts")
     count = torch.as_tensor(n, dtype=law.concentration.dtype, device=law.concentration.device)
     require_broadcast("n", count.shape, law.batch_shape)
     require("n must be positive, the number of observations", count, lambda number: number > 0)
