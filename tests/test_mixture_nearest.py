@@ -241,4 +241,5 @@ def test_arrays_of_any_layout(change: Any, dtype: torch.dtype) -> None:
     np.testing.assert_allclose(model.cluster_centers_, centers, rtol=0, atol=1e-12)
     assert np.array_equal(model.labels_, labels)
     assert np.array_equal(model.predict(changed), labels)
+    assert np.array_equal(model.predict(changed[:1]), labels[:1])
     assert np.array_equal(changed, before)

@@ -140,7 +140,7 @@ def _afresh(rows: Rows, centers: Tensor) -> Clusters:
 def _moved(rows: Rows, centers: Tensor, before: Clusters) -> Clusters:
     m = len(centers)
     sizes, moves, sums = centers.new_zeros(m), centers.new_zeros(m), torch.zeros_like(centers)
-    inertia, nearest, first = centers.new_zeros(()), Nearest(centers, before.products), 0
+    nearest, first = Nearest(centers, before.products), 0
     for batch in rows.batches(m, as_given=True):
         labels = before.labels[first : first + len(batch)]
         first += len(batch)
@@ -157,13 +157,14 @@ def _moved(rows: Rows, centers: Tensor, before: Clusters) -> Clusters:
             factors *= part.weights.T
         sizes += factors.sum(1)
         part.add_sums(sums, factors.T)
-        inertia += distances_to(part, centers).mul_(factors.T).sum()
-        moves += factors.abs_().sum(1)
-    rows.group.add_up(sizes, moves, sums, inertia)
+        moves += torch.linalg.vector_norm(factors, 1, dim=1)
+    rows.group.add_up(sizes, moves, sums)
     # As a centre moves from c' to c, the sum of |x - c|^2 / 2 over its n rows changes by
-    # <c - c', n (c + c') / 2 - sum of x>, however the lengths of c and c' are rounded.
+    # <c - c', n (c + c') / 2 - sum of x>, however the lengths of c and c' are rounded. Rows of
+    # number n that come to c then add <c, n c / 2 - sum of x>, and n / 2 that others lose.
     middles = before.sizes.unsqueeze(1) * (before.centers + centers) / 2
-    inertia += ((centers - before.centers) * (middles - before.sums)).sum()
+    inertia = ((centers - before.centers) * (middles - before.sums)).sum()
+    inertia += (centers * (sizes.unsqueeze(1) * centers / 2 - sums)).sum()
     return Clusters(
         centers,
         before.labels,

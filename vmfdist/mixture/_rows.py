@@ -204,6 +204,13 @@ class Rows:
     def _index(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(rows).to(self.device)
 
+    @cached_property
+    def _are_at_hand(self) -> bool:
+        """Whether a batch of the rows is read where they are, and not copied first."""
+        return self._picks is None and (
+            self._is_tensor or np.may_share_memory(self._given(slice(2)), self._values)
+        )
+
     def _given(self, rows: slice | np.ndarray) -> Tensor:
         """These rows in float32 or float64, without a copy where that is possible."""
         if self._picks is not None:
@@ -211,8 +218,10 @@ class Rows:
         if self._is_tensor:
             return self._values[rows if isinstance(rows, slice) else self._index(rows)]
         kind = np.float32 if self.dtype == torch.float32 else np.float64
-        # PyTorch takes no strides below 0, and warns of memory that it could not write to.
-        return torch.from_numpy(np.require(self._values[rows], kind, ["C", "W"]))
+        # PyTorch takes no strides below 0, which a single row may have in NumPy's rows one after
+        # the other ("C"), and warns of memory that it could not write to.
+        values = np.require(self._values[rows], kind, ["C", "W"])
+        return torch.from_numpy(values.reshape(-1)).view(values.shape)
 
     def unit(self, rows: np.ndarray) -> Tensor:
         """These rows, dense and normalised."""
@@ -229,7 +238,8 @@ class Rows:
     def _step(self, columns: int, as_given: bool) -> int:
         numbers = _BATCH_NUMBERS if self.device.type == "cpu" else _BATCH_NUMBERS_ON_DEVICE
         if as_given:
-            return max(1, numbers * 16 // self.dtype.itemsize // (self.dim + columns))
+            numbers *= 64 if self._are_at_hand else 16
+            return max(1, numbers // self.dtype.itemsize // (self.dim + columns))
         return max(1, numbers // (self.dim + 3 * columns))
 
     def _parts(self, columns: int, as_given: bool = False) -> Iterator[slice]:
