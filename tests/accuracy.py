@@ -489,15 +489,15 @@ def draw_errors(dim: int, dtype: torch.dtype) -> Iterator[Error]:
     along = torch.tensor([-8.0, -2.0, -0.1, 0.0, 1e-3, 0.7, 3.0, 8.0], dtype=dtype)
     eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
     for k, share in itertools.product(STRENGTHS, (1e-9, 1e-3, 0.6, 2.0)):
-        across = torch.full_like(along, share * (dim - 1))
+        across = torch.full_like(along, (share * (dim - 1)) ** 0.5)
         strength = torch.tensor(k, dtype=dtype)
         t, _ = SPHERICAL_CAUCHY.of_noise(along.clone(), across.clone(), strength, dim)
         rows = zip(along.tolist(), across.tolist(), t.tolist(), strict=True)
-        for zeta, squared, one_minus_w in rows:
+        for zeta, length, one_minus_w in rows:
             if 2 - one_minus_w < 8 * eps or one_minus_w < tiny:
                 continue
             with mp.workdps(40):
-                u = mp.asinh(zeta / mp.sqrt(squared))
+                u = mp.asinh(zeta / mp.mpf(length))
                 found = mp.log(2 / mp.mpf(one_minus_w) - 1) / 2
                 error = abs(found - (k - u)) - eps / (2 - mp.mpf(one_minus_w))
                 yield Error(max(0.0, float(error / (eps * max(1, abs(u), k)))), dim, k)

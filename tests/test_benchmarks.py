@@ -27,7 +27,7 @@ def test_every_benchmark_runs(monkeypatch: pytest.MonkeyPatch) -> None:
                 run()
 
 
-@pytest.mark.parametrize(("dim", "most"), [(2, 60), (3, 70), (5, 53), (10, 46), (20, 44)])
+@pytest.mark.parametrize(("dim", "most"), [(2, 55), (3, 66), (4, 46), (6, 44), (8, 43), (20, 43)])
 def test_a_minibatch_takes_few_operations(
     dim: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -35,7 +35,7 @@ def test_a_minibatch_takes_few_operations(
     operations = importlib.import_module("operations")
     monkeypatch.delitem(sys.modules, "operations")
     found = operations.of_a_minibatch(dim)
-    assert {"randn", "sqrt_"} <= set(found["forward"])
+    assert {"randn", "sqrt"} <= set(found["forward"])
     assert found["forward"].total() <= most
     assert 0 < found["backward"].total() <= 11
     assert found["construction"].total() <= 4

@@ -222,9 +222,9 @@ def test_a_gradient_along_loc_keeps_its_digits(
     torch.manual_seed(0)
     noise, loc = torch.randn(500, dim, dtype=dtype), directions(dim, dtype=dtype)
     zeta = noise @ loc
-    squared = (noise - zeta.unsqueeze(-1) * loc).square().sum(-1)
+    across = (noise - zeta.unsqueeze(-1) * loc).norm(dim=-1)
     concentration = torch.full((500,), k, dtype=dtype, requires_grad=True)
-    t, rate = transport(zeta, squared, concentration.detach(), dim)
+    t, rate = transport(zeta, across, concentration.detach(), dim)
     x = draw(noise, loc, concentration, transport)
     (grad,) = torch.autograd.grad(x, concentration, 2 * loc.expand_as(x))
     expected = 2 * rate * t * (2 - t)

@@ -98,6 +98,16 @@ def test_rows_of_all_lengths_in_one_batch(dtype: torch.dtype) -> None:
     assert nearest(opposite, centers).tolist() == [2, 2]
 
 
+@pytest.mark.parametrize("unit", [1e-42, 1e-43, 3e-44])
+def test_products_that_underflow(unit: float) -> None:
+    X, centers = (directions(2000, 5, seed=1) * unit).float(), directions(6, 5, seed=3)
+    X = X[X.double().norm(dim=1) > 0]
+    expected, distances = zip(*exactly(X, centers), strict=True)
+    told = torch.tensor(distances) > 1e-14
+    assert told.sum() > 500
+    assert torch.equal(nearest(X, centers)[told], torch.tensor(expected)[told])
+
+
 # Products that are rounded more than their numbers
 
 

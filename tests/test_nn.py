@@ -499,7 +499,8 @@ def test_padding_is_no_embedding() -> None:
     found = accumulated(padded, torch.cat([labels, labels[:3]]))
     expected = accumulated(x, labels)
     assert torch.equal(found.counts, expected.counts)
-    assert torch.equal(found.sums, expected.sums)
+    # with more rows a product adds up in another order
+    torch.testing.assert_close(found.sums, expected.sums, rtol=1e-13, atol=1e-13)
 
 
 def test_a_uniform_class_has_a_finite_logarithm() -> None:

@@ -198,7 +198,7 @@ def test_a_rate_that_is_not_asked_for(family: Family, dim: int, dtype: torch.dty
         t, rate = family.to_cosine(z, concentration, dim, with_rate=False)
         assert torch.equal(t, family.to_cosine(z, concentration, dim).one_minus_cosine)
         assert rate is None
-        assert family.of_noise(z, z * z, concentration, dim, False).rate is None
+        assert family.of_noise(z, z.abs(), concentration, dim, False).rate is None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -357,7 +357,7 @@ def test_the_offset_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     # With less of it the functions are too steep; with more, a small concentration has no digits.
     offset = noise_to_cosine._offset
     monkeypatch.setattr(noise_to_cosine, "_offset", lambda dim: 0.8 * offset(dim))
-    assert table_error(5) > 1
+    assert table_error(12) > 1
     monkeypatch.setattr(noise_to_cosine, "_offset", lambda dim: 1.4 * offset(dim))
     table = _table.__wrapped__(2, type(POWER_SPHERICAL))  # type: ignore[attr-defined]
     monkeypatch.setattr(noise_to_cosine, "_table", lambda *_, **__: table)
@@ -407,7 +407,7 @@ def test_the_reach_of_a_table() -> None:
 @pytest.mark.parametrize("tilt", [VON_MISES_FISHER, POWER_SPHERICAL])
 def test_the_memory_of_a_table(tilt: Tilt, dim: int) -> None:
     table = _table(dim, type(tilt), like=torch.empty(0))
-    assert table.numel() * table.element_size() <= (1.63e6 if dim == 2 else 1.2e6)
+    assert table.numel() * table.element_size() <= (3.4e6 if dim <= 12 else 0.6e6)
 
 
 def test_a_table_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from vmfdist import VonMisesFisher
 
-DIMS = [2, 3, 5, 10, 20, 512]
+DIMS = [2, 3, 5, 8, 20, 512]
 ROWS = 128
 
 

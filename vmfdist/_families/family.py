@@ -86,7 +86,7 @@ class Family(ABC):
         """
 
     def of_noise(
-        self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int, with_rate: bool = True
+        self, zeta: Tensor, across: Tensor, k: Tensor, dim: int, with_rate: bool = True
     ) -> CosineDraw:
         """Of a vector of noise, as :data:`Transport` says; anything but its direction across."""
         return self.to_cosine(zeta, k, dim, with_rate)

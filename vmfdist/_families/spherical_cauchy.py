@@ -88,14 +88,15 @@ class _SphericalCauchy(Family):
         return CosineDraw(t, torch.ones_like(t) if with_rate else None)
 
     def of_noise(
-        self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int, with_rate: bool = True
+        self, zeta: Tensor, across: Tensor, k: Tensor, dim: int, with_rate: bool = True
     ) -> CosineDraw:
         """The noise's own direction is uniform: its u is asinh(zeta over the length across).
 
         By a logarithm, which takes a fraction of the time, the absolute error being that of u - k.
         """
-        squared = squared.clamp(min=torch.finfo(zeta.dtype).tiny)
-        larger = torch.addcmul(squared, zeta, zeta).sqrt_().add_(zeta.abs()).div_(squared.sqrt_())
+        across = across.clamp(min=torch.finfo(zeta.dtype).tiny ** 0.5)
+        length = torch.addcmul(across.square(), zeta, zeta).sqrt_()
+        larger = length.add_(zeta.abs()).div_(across)
         u = torch.copysign(larger.log_(), zeta).sub_(k)
         t = u.mul_(2).sigmoid_().mul_(2)
         return CosineDraw(t, torch.ones_like(t) if with_rate else None)

@@ -70,9 +70,9 @@ class Tilted(Tilt, Family):
         return noise_to_cosine.transport(zeta, k, dim, self, with_rate)
 
     def of_noise(
-        self, zeta: Tensor, squared: Tensor, k: Tensor, dim: int, with_rate: bool = True
+        self, zeta: Tensor, across: Tensor, k: Tensor, dim: int, with_rate: bool = True
     ) -> CosineDraw:
-        return self.to_cosine(zeta if dim > 2 else squared.sqrt(), k, dim, with_rate)
+        return self.to_cosine(zeta if dim > 2 else across, k, dim, with_rate)
 
 
 @with_derivative(

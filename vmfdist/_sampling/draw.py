@@ -59,13 +59,11 @@ def _lift(
     rows = _cached_rows(dim)
 
     def lift(x: Tensor, loc: Tensor, concentration: Tensor) -> _Rows:
-        zeta, across, lean, squared, length = in_blocks(
-            _split_off_tangent, rows, x, loc, event_dim=1
-        )
+        zeta, across, lean, width, length = in_blocks(_split_off_tangent, rows, x, loc, event_dim=1)
         t, rate = transport(zeta, across, concentration, dim, for_gradient)
         cosine = 1.0 - t
-        squared_sine = (cosine + 1.0).mul_(t)  # 1 + w = 2 - t is exact
-        scale = (squared_sine / squared).sqrt_()
+        squared_sine = torch.addcmul(t, cosine, t)
+        scale = squared_sine.sqrt().div_(width)
         along = torch.addcmul(cosine, scale, lean, value=-1.0).div_(length)
         in_blocks(_combine, rows, x, scale, along, loc, event_dim=1)
         return () if rate is None else (cosine, squared_sine, rate)
@@ -77,8 +75,8 @@ def _lift(
 def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
     """Makes x a sum of lean times loc and a tangent vector of its direction.
 
-    Returns the component zeta that x had along loc, the squared length of what it had across, lean,
-    the squared length of the tangent vector, and the norm of loc, which is 1 up to rounding.
+    Returns the component zeta that x had along loc, the length of what it had across, lean, the
+    length of the tangent vector, and the norm of loc, which is 1 up to rounding.
     """
     length = expanded(norm(loc), x.shape[:-1])
     zeta = dot(x, loc).div_(length)
@@ -88,29 +86,31 @@ def _split_off_tangent(x: Tensor, loc: Tensor) -> _Rows:
         across = dot(x, perpendicular).div_(length)
         side = torch.copysign(length.reciprocal(), across)
         x.copy_(side.unsqueeze(-1) * perpendicular)
-        return zeta, across.square(), torch.zeros_like(zeta), torch.ones_like(zeta), length
+        return zeta, across.abs_(), torch.zeros_like(zeta), torch.ones_like(zeta), length
     if not may_look_at(x):
-        lean, squared = _project(x, loc, zeta, zeta, length)
-        return zeta, squared, lean, squared, length
+        lean, width = _project(x, loc, zeta, zeta, length)
+        return zeta, width, lean, width, length
     if dim > _EXPLICIT_DIM:
-        lean, least = zeta, _LEAST_IMPLICIT
+        lean, width = zeta, norm(x).square().addcmul_(zeta, zeta, value=-1.0)
+        to_spare, least = _to_spare(width, zeta, _LEAST_IMPLICIT), _lost(x.dtype)
+        width.sqrt_()
     else:
-        # Where little is left beside loc, its rounding is not small: it leans on loc too.
+        # What is left leans on loc by the rounding of zeta. The square of that is nothing beside
+        # the square of a width above sqrt(eps) (1 + zeta^2), which is 2 sqrt(eps) |zeta| at least.
         x.addcmul_((zeta / length).unsqueeze(-1), loc, value=-1.0)
-        lean, least = dot(x, loc).div_(length), _least_explicit(x.dtype)
-    squared = norm(x).square().addcmul_(lean, lean, value=-1.0)
-    to_spare = _to_spare(squared, zeta, least)
-    if x.numel() and not to_spare.min().item() > _lost(x.dtype):
-        rows = (to_spare <= _lost(x.dtype)).nonzero(as_tuple=True)
+        lean, width, least = dot(x, loc), norm(x), torch.finfo(x.dtype).eps ** 0.5
+        to_spare = _to_spare(width, zeta, least)
+    if x.numel() and not to_spare.min().item() > least:
+        rows = (to_spare <= least).nonzero(as_tuple=True)
         part, *of_rows = x[rows], *(y[rows] for y in (loc.expand_as(x), lean, zeta, length))
-        lean_of_rows, squared[rows] = _project(part, *of_rows)
+        lean_of_rows, width[rows] = _project(part, *of_rows)
         x[rows], lean = part, lean.index_put(rows, lean_of_rows)
-    return zeta, squared, lean, squared, length
+    return zeta, width, lean, width, length
 
 
-def _to_spare(squared: Tensor, zeta: Tensor, least: float) -> Tensor:
-    """What a squared length has beyond the least share of that along loc."""
-    return torch.addcmul(squared, zeta, zeta, value=-least)
+def _to_spare(width: Tensor, zeta: Tensor, share: float) -> Tensor:
+    """What a length, or the square of one, has beyond a share of zeta^2."""
+    return torch.addcmul(width, zeta, zeta, value=-share)
 
 
 def _least_explicit(dtype: torch.dtype) -> float:
@@ -143,7 +143,7 @@ def _project(
     x[..., 0] += lost & takes_first
     x[..., 1] += lost & ~takes_first
     lean = torch.where(lost, torch.where(takes_first, first, second), 0.0)
-    return lean, torch.where(lost, 1.0 - lean * lean, squared)
+    return lean, torch.where(lost, 1.0 - lean * lean, squared).sqrt_()
 
 
 def _combine(x: Tensor, scale: Tensor, along: Tensor, loc: Tensor) -> _Rows:
