@@ -499,7 +499,7 @@ def test_padding_is_no_embedding() -> None:
     found = accumulated(padded, torch.cat([labels, labels[:3]]))
     expected = accumulated(x, labels)
     assert torch.equal(found.counts, expected.counts)
-    # with more rows a product adds up in another order
+    # more rows are added up in another order
     torch.testing.assert_close(found.sums, expected.sums, rtol=1e-13, atol=1e-13)
 
 
