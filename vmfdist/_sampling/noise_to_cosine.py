@@ -136,12 +136,8 @@ _START = Grid(16, 16, 4, -8)  # from where one step of the quadrature reaches th
 
 
 def _grid(dim: int) -> Grid:
-    if dim == 2:
-        return Grid(64, 128, 6)
-    for bound, grid in ((5, Grid(128, 128, 5, -64)), (12, Grid(128, 128, 4, -64))):
-        if dim <= bound:
-            return grid
-    return Grid(64, 64, 4, -32) if dim <= 56 else Grid(32, 32, 4, -16)
+    cells = 128 if dim <= 12 else 64 if dim <= 56 else 32
+    return Grid(cells, cells, 5 if dim <= 5 else 4, 0 if dim == 2 else -(cells // 2))
 
 
 def _offset(dim: int) -> float:
