@@ -11,7 +11,7 @@ def _is_narrow(x: Tensor) -> bool:
 
     A compiled graph makes its own reductions, and must not depend on the number of rows.
     """
-    return not torch.compiler.is_compiling() and x.shape[-1] <= 4 and x.numel() >= 1 << 13
+    return x.shape[-1] <= 4 and not torch.compiler.is_compiling() and x.numel() >= 1 << 13
 
 
 def norm(x: Tensor) -> Tensor:
