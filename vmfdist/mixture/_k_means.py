@@ -160,8 +160,9 @@ def _moved(rows: Rows, centers: Tensor, before: Clusters) -> Clusters:
         moves += torch.linalg.vector_norm(factors, 1, dim=1)
     rows.group.add_up(sizes, moves, sums)
     # As a centre moves from c' to c, the sum of |x - c|^2 / 2 over its n rows changes by
-    # <c - c', n (c + c') / 2 - sum of x>, however the lengths of c and c' are rounded. Rows of
-    # number n that come to c then add <c, n c / 2 - sum of x>, and n / 2 that others lose.
+    # <c - c', n (c + c') / 2 - sum of x>, however the lengths of c and c' are rounded. The n rows
+    # that then come to c, less those that leave it, add <c, n c / 2 - sum of x>, and half of |x|^2
+    # each, which is what the clusters that they leave lose.
     middles = before.sizes.unsqueeze(1) * (before.centers + centers) / 2
     inertia = ((centers - before.centers) * (middles - before.sums)).sum()
     inertia += (centers * (sizes.unsqueeze(1) * centers / 2 - sums)).sum()
