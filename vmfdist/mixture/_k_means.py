@@ -119,7 +119,7 @@ def assign(rows: Rows, centers: Tensor, before: Clusters | None = None) -> Clust
 
 def _afresh(rows: Rows, centers: Tensor) -> Clusters:
     sizes, sums = centers.new_zeros(len(centers)), torch.zeros_like(centers)
-    labels = torch.empty(len(rows), dtype=torch.int32, device=rows.device)
+    labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     inertia, first = centers.new_zeros(()), 0
     for batch in rows.batches(len(centers)):
         largest, found, members = first_largest(batch.cosines(centers))
@@ -150,7 +150,7 @@ def _moved(rows: Rows, centers: Tensor, before: Clusters) -> Clusters:
             continue
         part = batch.part(numbers)
         factors = centers.new_zeros(m, len(part))
-        factors.scatter_(0, labels.index_select(0, numbers).long().unsqueeze(0), -1)
+        factors.scatter_(0, labels.index_select(0, numbers).unsqueeze(0), -1)
         factors.scatter_(0, found.index_select(0, numbers).unsqueeze(0), 1)
         labels.copy_(found)
         if part.weights is not None:

@@ -164,7 +164,7 @@ class SphericalKMeans(
         # Runs that end in the same clusters differ by rounding: of these the first.
         best, fitted.n_iter_ = min(runs, key=lambda run: float(f"{run[0].inertia:.9g}"))
         fitted.cluster_centers_ = rows.like_given(best.centers)
-        fitted.labels_ = rows.like_given(best.labels.long())
+        fitted.labels_ = rows.like_given(best.labels)
         fitted.inertia_ = best.inertia.item()
         self.__dict__ = fitted.__dict__
         empty = int((best.sizes == 0).sum())
