@@ -136,13 +136,17 @@ def _with_length(vector: Tensor, length: Tensor) -> Tensor:
 def _of_fair_length(vector: Tensor) -> tuple[Tensor, Tensor]:
     """A multiple of the vector, and its length, whose square neither over- nor underflows."""
     least = math.sqrt(torch.finfo(vector.dtype).tiny)
+    shortest, longest = 1e4 * least, 1e-4 / least  # between them no square is lost
+    length = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
     if may_look_at(vector) and vector.numel():
-        length = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
         low, high = (end.item() for end in length.detach().aminmax())
-        if 1e4 * least < low and high < 1e-4 / least:  # the rule, of which no square is lost
+        if shortest < low and high < longest:  # the rule
             return vector, length
+    # Each row by itself: what one of them needs must not round the others.
+    is_fair = (shortest < length.detach()) & (length.detach() < longest)
     largest = vector.detach().abs().amax(-1, keepdim=True)
-    scaled = torch.where(largest < least, 1.0, vector / largest.clamp(min=least))
+    unit = torch.where(is_fair, 1.0, largest.clamp(min=least))
+    scaled = torch.where(largest < least, 1.0, vector / unit)
     return scaled, torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
 
 

@@ -27,7 +27,7 @@ from vmfdist._numerics.rows import dot, expanded, norm
 from vmfdist._sampling.noise_to_cosine import Transport
 
 # On the CPU in eager mode a look at the rows tells where the cheap way to split the noise serves.
-# Up to this dimension it forms the tangent part, which may be as short as rounding lets it be.
+# Up to this dimension it forms the tangent part, which may be about sqrt(eps) as short as zeta.
 # Above, it has its squared length from |noise|^2 - zeta^2, which must keep its digits: normal
 # variables of 8 dimensions fall short of an eighth in 2 rows of 1e4.
 _EXPLICIT_DIM = 7
