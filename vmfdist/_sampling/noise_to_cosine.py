@@ -90,8 +90,7 @@ def transport(
     k = concentration if concentration.numel() == 1 else expanded(concentration, shape)
     z, k = reshaped(zeta, (zeta.numel(),)), reshaped(k, (k.numel(),))
     z = z.clamp(-_reach(), _reach()) if dim > 2 else z.abs().clamp_(_least(), _reach())
-    (offset,) = as_tensors((_offset(dim),), like=k)
-    scale = k + offset
+    scale = k + _offset(dim)
     weight, *pace = _interpolate(z, scale, dim, tilt, with_rate)
     if zeta.dtype == torch.float32:
         t = weight / torch.add(scale, weight, alpha=0.5)
