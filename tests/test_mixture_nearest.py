@@ -227,6 +227,36 @@ def test_rows_that_change_their_cluster_only_are_in_float64(
     assert torch.equal(again.inertia, clusters.inertia)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_in_doubt_that_stay_change_nothing(weighted: bool, dtype: torch.dtype) -> None:
+    n = 300
+    half_way = torch.tensor([[1.0, 1, 0]]).expand(n, 3)
+    X = torch.cat((half_way, directions(n, 3, seed=5))).to(dtype)
+    rows = _rows.Rows(X)
+    if weighted:
+        rows.weights = torch.logspace(-20, 20, 2 * n, dtype=torch.float64)[torch.randperm(2 * n)]
+    axes = torch.eye(3, dtype=torch.float64)
+    clusters = _k_means.assign(rows, axes)
+    assert not clusters.labels[:n].any()
+    again = _k_means._moved(rows, axes, clusters)
+    for name in ("sizes", "sums", "inertia", "turnover"):
+        assert torch.equal(getattr(again, name), getattr(clusters, name)), name
+    # Beside rows that change their cluster they are in none of the sums.
+    before = clusters.labels.clone()
+    turned = torch.cat((axes[:2], -axes[2:]))
+    moved = _k_means._moved(rows, turned, clusters)
+    changed = before != moved.labels
+    assert not changed[:n].any()
+    assert changed[n:].any()
+    w = torch.ones(2 * n, dtype=torch.float64) if rows.weights is None else rows.weights
+    came, gone = (
+        torch.stack([w[changed & (labels == j)].sum() for j in range(3)])
+        for labels in (moved.labels, before)
+    )
+    turnover = moved.turnover[:3] - clusters.turnover[:3]
+    torch.testing.assert_close(turnover, came + gone, rtol=1e-12, atol=1e-12 * w.max().item())
+
+
 # Arrays that PyTorch cannot take as they are
 
 

@@ -139,26 +139,27 @@ def _afresh(rows: Rows, centers: Tensor) -> Clusters:
 
 def _moved(rows: Rows, centers: Tensor, before: Clusters) -> Clusters:
     m = len(centers)
-    sizes, moves, sums = centers.new_zeros(m), centers.new_zeros(m), torch.zeros_like(centers)
+    sums, came, gone = torch.zeros_like(centers), centers.new_zeros(m), centers.new_zeros(m)
     nearest, first = Nearest(centers, before.products), 0
     for batch in rows.batches(m, as_given=True):
         labels = before.labels[first : first + len(batch)]
         first += len(batch)
-        found = nearest(batch)
-        (numbers,) = (found != labels).nonzero(as_tuple=True)
-        if not len(numbers):
+        numbers, part, found = nearest.changes(batch, labels)
+        if not len(part):
             continue
-        part = batch.part(numbers)
-        factors = centers.new_zeros(m, len(part))
-        factors.scatter_(0, labels.index_select(0, numbers).unsqueeze(0), -1)
-        factors.scatter_(0, found.index_select(0, numbers).unsqueeze(0), 1)
-        labels.copy_(found)
+        former = labels.index_select(0, numbers)
+        labels.scatter_(0, numbers, found)
+        weights = (found != former).to(centers.dtype)
         if part.weights is not None:
-            factors *= part.weights.T
-        sizes += factors.sum(1)
+            weights *= part.weights.squeeze(1)
+        factors = centers.new_zeros(m, len(part))
+        factors.scatter_(0, former.unsqueeze(0), -weights.unsqueeze(0))
+        factors.scatter_(0, found.unsqueeze(0), weights.unsqueeze(0))
         part.add_sums(sums, factors.T)
-        moves += torch.linalg.vector_norm(factors, 1, dim=1)
-    rows.group.add_up(sizes, moves, sums)
+        came.index_add_(0, found, weights)
+        gone.index_add_(0, former, weights)
+    rows.group.add_up(came, gone, sums)
+    sizes = came - gone
     # As a centre moves from c' to c, the sum of |x - c|^2 / 2 over its n rows changes by
     # <c - c', n (c + c') / 2 - sum of x>, however the lengths of c and c' are rounded. The n rows
     # that then come to c, less those that leave it, add <c, n c / 2 - sum of x>, and half of |x|^2
@@ -172,7 +173,7 @@ def _moved(rows: Rows, centers: Tensor, before: Clusters) -> Clusters:
         before.sizes + sizes,
         before.sums + sums,
         before.inertia + inertia,
-        before.turnover + torch.cat((moves, moves.new_zeros(1))),
+        before.turnover + torch.cat((came + gone, came.new_zeros(1))),
         before.products,
     )
 

@@ -56,19 +56,41 @@ class Nearest:
         self._products = products or Products()
 
     def __call__(self, batch: Batch) -> Tensor:
+        found = self._by_products(batch)
+        doubtful = self._in_doubt(found)
+        if len(doubtful):
+            found[doubtful] = self._by_cosines(batch.part(doubtful))
+        return found
+
+    def changes(self, batch: Batch, labels: Tensor) -> tuple[Tensor, Batch, Tensor]:
+        """Rows that contain all whose label changes: their numbers, they, and their labels now.
+
+        Next to them are those few that products leave in doubt.
+        """
+        found = self._by_products(batch)
+        (numbers,) = (found != labels).nonzero(as_tuple=True)
+        part, found = batch.part(numbers), found.index_select(0, numbers)
+        doubtful = self._in_doubt(found)
+        if len(doubtful):
+            found[doubtful] = self._by_cosines(part.part(doubtful))
+        return numbers, part, found
+
+    def _in_doubt(self, found: Tensor) -> Tensor:
+        return (found.abs() >= len(self._directions)).nonzero().squeeze(1)
+
+    def _by_products(self, batch: Batch) -> Tensor:
+        """The number of the nearest direction of each row, one that none has where in doubt."""
         if batch.given is None or not len(batch):
             return self._by_cosines(batch)
-        x, norms = batch.given
+        x, lengths = batch.given
         self._rounded = self._rounded.to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             if not self._products.are_precise_for(self._rounded, x):
                 return self._by_cosines(batch)
             products = self._products.of(self._rounded, x)  # of all of a row its length is a factor
-            least = products.amax(0).sub_(_margins(norms, x))
-            found, doubtful = _the_only(products.ge_(least))
-        if len(doubtful):
-            found[doubtful] = self._by_cosines(batch.part(doubtful))
-        return found
+            share, least = _margin(x)
+            limits = products.amax(0).sub_(lengths, alpha=share).sub_(least)
+            return _the_only(products.ge_(limits))
 
     def _by_cosines(self, batch: Batch) -> Tensor:
         return first_largest(batch.cosines(self._directions))[1]
@@ -81,29 +103,33 @@ def first_largest(cosines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     largest = cosines.amax(1, keepdim=True)
     members = cosines.ge_(largest)
-    found, ties = _the_only(members.T)
+    found = _the_only(members.T)
+    (ties,) = (found >= cosines.shape[1]).nonzero(as_tuple=True)
     if len(ties):
         found[ties] = members[ties].argmax(1)  # which takes long for all
         members.zero_().scatter_(1, found.unsqueeze(1), 1)
     return largest, found, members
 
 
-def _the_only(flags: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each column of zeros and ones has its one, and which columns have more or none."""
-    numbers = torch.arange(len(flags), dtype=flags.dtype, device=flags.device)
-    counts, sums = torch.stack((torch.ones_like(numbers), numbers)) @ flags
-    return sums.long(), (counts != 1).nonzero().squeeze(1)
+def _the_only(flags: Tensor) -> Tensor:
+    """In which of m rows a column of zeros and ones has its one.
+
+    That is -m - 1 if it has none, and m + 1 at least if it has more.
+    """
+    m = len(flags)
+    numbers = torch.arange(m + 1, 2 * m + 1, dtype=flags.dtype, device=flags.device)
+    return (numbers @ flags).sub_(m + 1).long()
 
 
-def _margins(norms: Tensor, x: Tensor) -> Tensor:
-    """By how much the difference of two products of a row may be wrong.
+def _margin(x: Tensor) -> tuple[float, float]:
+    """By how much the difference of two products may be wrong: this times |x|, and this.
 
     With the unit roundoff u, d numbers in a row and g(n) = n u / (1 - n u): a product is wrong by
     at most g(d) |x| and what rounding the direction adds, u |x|; the difference of two of them by
     twice as much and its own rounding. All that is below (d + 4) 2 u / (1 - (d + 4) 2 u) times |x|.
-    What underflows is less than a multiple of the smallest normal number, and the second term more.
+    The second is above what underflows, a multiple of the smallest normal number.
     """
     limits = torch.finfo(x.dtype)
     share = (x.shape[1] + 4) * limits.eps
     share = share / (1 - share) if share < 1 else math.inf
-    return (norms * share).add_(share * limits.tiny / limits.eps**2).to(x.dtype)
+    return share, share * limits.tiny / limits.eps**2

@@ -38,7 +38,7 @@ class Batch(Protocol):
 
     @property
     def given(self) -> tuple[Tensor, Tensor] | None:
-        """The rows as they are given and their lengths, if they are dense."""
+        """The rows as they are given and, as precise as they, their lengths; if they are dense."""
 
     def __len__(self) -> int: ...
 
@@ -58,20 +58,33 @@ class Batch(Protocol):
 class DenseBatch:
     """A batch of rows that are held in full."""
 
-    def __init__(self, values: Tensor, norms: Tensor, weights: Tensor | None) -> None:
-        self.given, self.weights = (values, norms), weights
+    def __init__(
+        self,
+        values: Tensor,
+        norms: Tensor,
+        weights: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> None:
+        self._values, self._norms, self.weights = values, norms, weights
+        self._lengths = lengths
 
     def __len__(self) -> int:
-        return len(self.given[0])
+        return len(self._values)
+
+    @property
+    def given(self) -> tuple[Tensor, Tensor]:
+        if self._lengths is None:
+            self._lengths = self._norms.to(self._values.dtype)
+        return self._values, self._lengths
 
     @cached_property
     def x(self) -> Tensor:
         """Unit vectors in float64, which not all that is computed needs."""
-        values, norms = self.given
-        return values.to(torch.float64, copy=True).mul_(norms.reciprocal().unsqueeze(1))
+        x = self._values.to(torch.float64, copy=True)
+        return x.mul_(self._norms.reciprocal().unsqueeze(1))
 
     def part(self, numbers: Tensor) -> DenseBatch:
-        values, norms = (part.index_select(0, numbers) for part in self.given)
+        values, norms = (part.index_select(0, numbers) for part in (self._values, self._norms))
         weights = None if self.weights is None else self.weights.index_select(0, numbers)
         return DenseBatch(values, norms, weights)
 
@@ -225,7 +238,7 @@ class Rows:
 
     def unit(self, rows: np.ndarray) -> Tensor:
         """These rows, dense and normalised."""
-        return DenseBatch(self._given(rows), self.norms[self._index(rows)], None).x
+        return DenseBatch(self._given(rows), self.norms[self._index(rows)]).x
 
     @cached_property
     def norms(self) -> Tensor:
@@ -234,6 +247,11 @@ class Rows:
         for part in self._parts(0):
             torch.linalg.vector_norm(self._given(part).double(), dim=1, out=norms[part])
         return norms
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        """The norms in the precision of the rows."""
+        return self.norms.to(self.dtype)
 
     def _step(self, columns: int, as_given: bool) -> int:
         numbers = _BATCH_NUMBERS if self.device.type == "cpu" else _BATCH_NUMBERS_ON_DEVICE
@@ -254,7 +272,8 @@ class Rows:
         They have more rows if these are used as they are given, but for a few.
         """
         for part in self._parts(columns, as_given):
-            yield DenseBatch(self._given(part), self.norms[part], self._weights_of(part))
+            lengths = self._lengths[part] if as_given else None
+            yield DenseBatch(self._given(part), self.norms[part], self._weights_of(part), lengths)
 
     def _weights_of(self, rows: slice) -> Tensor | None:
         """The weights of these rows, of shape (rows, 1)."""
