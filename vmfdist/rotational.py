@@ -311,10 +311,7 @@ class RotationallySymmetric(TorchDistribution):
 
         At concentration 0 both are 1/d.
         """
-        along, across = self._eigenvalues()
-        return CovarianceEigenvalues(
-            expanded(along, self.batch_shape), expanded(across, self.batch_shape)
-        )
+        return CovarianceEigenvalues(*(expanded(x, self.batch_shape) for x in self._eigenvalues()))
 
     @property
     def variance(self) -> Tensor:

@@ -126,7 +126,7 @@ class SphericalCauchy(RotationallySymmetric):
 
     @property
     def _strength(self) -> Tensor:
-        return super()._strength if self._made_of is None else self._made_of
+        return self._family.strength(self._given[1]) if self._made_of is None else self._made_of
 
     @property
     def _given_cosine(self) -> SphericalCauchyCosine:

@@ -321,7 +321,7 @@ class VonMisesFisher(RotationallySymmetric):
     @property
     def mean_resultant_length(self) -> Tensor:
         r"""Length of the mean, :math:`A = I_{d/2}(\kappa) / I_{d/2-1}(\kappa)`, from 0 to 1."""
-        return super().mean_resultant_length
+        return expanded(self._mean_cosine(), self.batch_shape)
 
     @property
     def covariance_eigenvalues(self) -> CovarianceEigenvalues:
@@ -329,7 +329,7 @@ class VonMisesFisher(RotationallySymmetric):
 
         At concentration 0 both are 1/d.
         """
-        return super().covariance_eigenvalues
+        return CovarianceEigenvalues(*(expanded(x, self.batch_shape) for x in self._eigenvalues()))
 
     def _eigenvalues(self) -> CovarianceEigenvalues:
         along, across = super()._eigenvalues()

@@ -37,7 +37,12 @@ import torch
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
-from vmfdist._numerics.autograd import Differentiable, is_tracked
+from vmfdist._numerics.autograd import (
+    Differentiable,
+    fixed_in_program,
+    in_program,
+    is_tracked,
+)
 from vmfdist._numerics.chebyshev import horner
 from vmfdist._numerics.chords import are_crossed, inner_product, widened
 from vmfdist._numerics.constants import as_tensors, cached_constant, static
@@ -136,7 +141,9 @@ class _Gradient(Differentiable):
         eta, *vectors = tensors
         mu, k = _polar(eta)
         k = finite(k)  # a length can overflow where no entry does
-        straight, *bends = (x.unsqueeze(-1) for x in self._coefficients[len(vectors)](k, dim))
+        with fixed_in_program():
+            coefficients = self._coefficients[len(vectors)](k, dim)
+        straight, *bends = (x.unsqueeze(-1) for x in coefficients)
         along = [dot(mu, g).unsqueeze(-1) for g in vectors]
         across = [g - a * mu for g, a in zip(vectors, along, strict=True)]
         result = straight * functools.reduce(torch.mul, along, mu)
@@ -156,12 +163,15 @@ class _Gradient(Differentiable):
 
     def along(self, i: int, change: Tensor, tensors: Sequence[Tensor], dim: int) -> Tensor:
         if i > 0:
-            return self(*tensors[:i], change, *tensors[i + 1 :], dim)
+            vectors = [*tensors[:i], change, *tensors[i + 1 :]]
+            return self.value(vectors, dim) if in_program() else self(*vectors, dim)
         if len(tensors) == len(self._coefficients):
             raise NotImplementedError(
                 f"derivatives of order {len(tensors) + 1} of {self._name} in the natural parameter "
                 "are not implemented: differentiate fewer times"
             )
+        if in_program():
+            return self.value([*tensors, change], dim)
         return self(*tensors, change, dim)
 
 

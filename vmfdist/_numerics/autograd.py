@@ -5,6 +5,7 @@ What torch has no public name for is asked here, and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+# Not by torch 2.6, where one by Dynamo (strict=True) cannot be told from torch.compile.
+_EXPORT_IS_TOLD = hasattr(torch.compiler, "is_exporting")
 
 
 def in_transform() -> bool:
@@ -52,6 +56,33 @@ def is_tracked(x: Tensor) -> bool:
         or in_transform()
         or forward_ad._current_level >= 0
     )
+
+
+def in_program() -> bool:
+    """Whether a program is exported, which keeps the operations of a Function's forward alone.
+
+    Its first derivatives are written out, as operations on changes that are 0.
+    """
+    if not torch.compiler.is_compiling():
+        return False
+    if _EXPORT_IS_TOLD:
+        return torch.compiler.is_exporting()
+    return not torch.compiler.is_dynamo_compiling()
+
+
+def fixed_in_program() -> contextlib.AbstractContextManager[Any]:
+    """What is computed in here of detached tensors has no derivative in a program.
+
+    Graphs would keep torch.no_grad(), and a region of it that is left empty cannot be loaded. This
+    they do not see; what else it does is nothing to plain tensors.
+    """
+    return torch._C.DisableTorchFunctionSubclass() if in_program() else contextlib.nullcontext()
+
+
+def zero_of(x: Tensor) -> Tensor:
+    """Zero, with the derivative 1 in x where it is finite."""
+    x = torch.where(x.isfinite(), x, 0.0)
+    return x - x.detach()
 
 
 def may_look_at(x: Tensor) -> bool:
@@ -95,10 +126,24 @@ class Differentiable:
             tensors = torch.broadcast_tensors(*tensors)
         if torch.compiler.is_compiling():
             if torch.is_grad_enabled():
+                if in_program():
+                    return self._in_program(tensors, constant)
                 return self._traced.apply(self, constant, *tensors, *(None,) * (4 - len(tensors)))
         elif is_recording():
             return apply(self._eager, self, constant, *tensors)
         return self.value(tensors, constant)
+
+    def _in_program(self, tensors: Sequence[Tensor], constant: Any) -> Tensor:
+        if not torch._C._is_torch_function_enabled():  # within fixed_in_program
+            return self.value(tensors, constant)
+        fixed = [x.detach() for x in tensors]
+        with fixed_in_program():
+            result = self.value(fixed, constant)
+        for i, x in enumerate(tensors):
+            change = self.along(i, zero_of(x), fixed, constant)
+            if change is not None:
+                result = result + change
+        return result
 
 
 class _Traced(torch.autograd.Function):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
 
-from vmfdist._numerics.autograd import Differentiable
+from vmfdist._numerics.autograd import Differentiable, fixed_in_program, in_program
 from vmfdist._numerics.blocks import blocks, go_in_blocks
 
 P = ParamSpec("P")
@@ -24,6 +25,14 @@ _BLOCK = 1 << 15
 Formula = Callable[..., Tensor]
 
 
+class _Refusal:
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    def __call__(self, *_: Any) -> Tensor:
+        raise NotImplementedError(self._message)
+
+
 class _Formula(Differentiable):
     """An elementwise formula; a partial derivative of None is 0."""
 
@@ -32,6 +41,8 @@ class _Formula(Differentiable):
     ) -> None:
         super().__init__(formula.__name__)
         self._formula, self._partial_derivatives = formula, partial_derivatives
+        # An exported program may be without those that nobody asks it for.
+        self._to_be_had = tuple(None if isinstance(x, _Refusal) else x for x in partial_derivatives)
 
     def value(self, tensors: Sequence[Tensor], constant: Any) -> Tensor:
         if not go_in_blocks(tensors[0], 2 * _BLOCK):
@@ -44,8 +55,15 @@ class _Formula(Differentiable):
     def along(
         self, i: int, change: Tensor, tensors: Sequence[Tensor], constant: Any
     ) -> Tensor | None:
-        partial = self._partial_derivatives[i]
-        return None if partial is None else change * partial(*tensors, constant)
+        if not in_program():
+            partial = self._partial_derivatives[i]
+            return None if partial is None else change * partial(*tensors, constant)
+        partial = self._to_be_had[i]
+        if partial is None:
+            return None
+        with fixed_in_program():
+            slope = partial(*tensors, constant)
+        return change * torch.nan_to_num(slope, nan=math.nan)  # no infinity times 0
 
 
 def with_derivative(
@@ -70,11 +88,7 @@ def with_derivative(
 
 def refuse_derivative(message: str) -> Formula:
     """A partial derivative that is not implemented."""
-
-    def refuse(*_: Any) -> Tensor:
-        raise NotImplementedError(message)
-
-    return refuse
+    return _Refusal(message)
 
 
 def _log1p(x: Tensor) -> Tensor:

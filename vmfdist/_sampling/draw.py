@@ -20,7 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmfdist._numerics.autograd import apply, is_recording, may_look_at
+from vmfdist._numerics.autograd import (
+    apply,
+    fixed_in_program,
+    in_program,
+    is_recording,
+    may_look_at,
+    zero_of,
+)
 from vmfdist._numerics.blocks import go_in_blocks, in_blocks
 from vmfdist._numerics.constants import static
 from vmfdist._numerics.rows import dot, expanded, norm
@@ -366,6 +373,18 @@ def _pull_back_rows(
     return by_loc, by_concentration
 
 
+def _in_program(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport) -> Tensor:
+    """The sample, and the derivatives above as operations on changes that are 0."""
+    mu = loc.detach()
+    with fixed_in_program():
+        x, *of_rows = _lift(noise, mu, concentration.detach(), transport, True)
+        cosine, squared_sine, rate = (y.unsqueeze(-1) for y in of_rows)
+        forward = squared_sine * mu - cosine * (x - cosine * mu)
+    turn, rise = zero_of(loc), zero_of(concentration).unsqueeze(-1)
+    turned = cosine * turn - dot(x, turn.expand_as(x)).unsqueeze(-1) * mu
+    return x + turned + rate * rise * forward
+
+
 def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport) -> Tensor:
     """Lifts rows of standard normal noise to the sphere; differentiable in loc and concentration.
 
@@ -376,6 +395,8 @@ def draw(noise: Tensor, loc: Tensor, concentration: Tensor, transport: Transport
         concentration: of a shape that broadcasts to ``noise.shape[:-1]``.
         transport: the law of the cosine, see :mod:`vmfdist._sampling.noise_to_cosine`.
     """
+    if torch.is_grad_enabled() and in_program():
+        return _in_program(noise, loc, concentration, transport)
     if is_recording() or torch.compiler.is_compiling():
         return apply(_of_mode(_Draw), noise, loc, concentration, transport)[0]
     return _lift(noise, loc, concentration, transport, False)[0]
