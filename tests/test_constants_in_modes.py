@@ -20,7 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vmfdist import HypersphericalUniform, PowerSpherical, SphericalCauchy, VonMisesFisher
 
-LAWS = [VonMisesFisher, PowerSpherical, SphericalCauchy.from_distance]
+
+def spherical_cauchy(loc: Tensor, k: Tensor, validate_args: bool) -> SphericalCauchy:
+    return SphericalCauchy(loc, k / (1 + k), validate_args)
+
+
+LAWS = [VonMisesFisher, PowerSpherical, spherical_cauchy]
 _Law = Callable[..., Any]  # with a name
 
 

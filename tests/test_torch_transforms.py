@@ -29,7 +29,11 @@ OTHER = VonMisesFisher(directions(4, seed=2), 3.0, validate_args=False)
 VALUE = directions(4, seed=3)
 
 
-LAWS = [VonMisesFisher, PowerSpherical, SphericalCauchy.from_distance]
+def spherical_cauchy(loc: Tensor, k: Tensor, validate_args: bool | None = None) -> SphericalCauchy:
+    return SphericalCauchy(loc, 0.9 * k / (1 + k), validate_args)
+
+
+LAWS = [VonMisesFisher, PowerSpherical, spherical_cauchy]
 _Law = Callable[..., Any]
 of_each_law = pytest.mark.parametrize("kind", LAWS)
 
