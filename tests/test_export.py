@@ -202,7 +202,7 @@ def operations(program: Any) -> int:
     return sum(len(graph.nodes) for graph in graphs)
 
 
-@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("maker", ["von Mises-Fisher", "power spherical"])
 @pytest.mark.parametrize("name", ["rsample", "log_prob"])
 def test_without_gradients_a_program_is_of_values_alone(maker: str, name: str) -> None:
     module, given = Module(maker, name), arguments(maker, 6)
@@ -211,8 +211,6 @@ def test_without_gradients_a_program_is_of_values_alone(maker: str, name: str) -
         lean = torch.export.export(module, tuple(given), strict=False)
         torch.manual_seed(0)
         expected = module(*given)
-    assert operations(lean) <= operations(whole)
-    if maker == "von Mises-Fisher" and name == "log_prob":
-        assert operations(lean) < operations(whole) / 1.5
+    assert operations(lean) < operations(whole)
     torch.manual_seed(0)
     torch.testing.assert_close(lean.module()(*given), expected)

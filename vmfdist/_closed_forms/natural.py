@@ -37,12 +37,7 @@ import torch
 from torch import Tensor
 
 from vmfdist._closed_forms import von_mises_fisher as vmf
-from vmfdist._numerics.autograd import (
-    Differentiable,
-    fixed_in_program,
-    in_program,
-    is_tracked,
-)
+from vmfdist._numerics.autograd import Differentiable, fixed_in_program, in_program, is_tracked
 from vmfdist._numerics.chebyshev import horner
 from vmfdist._numerics.chords import are_crossed, inner_product, widened
 from vmfdist._numerics.constants import as_tensors, cached_constant, static
@@ -163,16 +158,15 @@ class _Gradient(Differentiable):
 
     def along(self, i: int, change: Tensor, tensors: Sequence[Tensor], dim: int) -> Tensor:
         if i > 0:
-            vectors = [*tensors[:i], change, *tensors[i + 1 :]]
-            return self.value(vectors, dim) if in_program() else self(*vectors, dim)
-        if len(tensors) == len(self._coefficients):
+            arguments = [*tensors[:i], change, *tensors[i + 1 :]]
+        elif len(tensors) < len(self._coefficients):
+            arguments = [*tensors, change]
+        else:
             raise NotImplementedError(
                 f"derivatives of order {len(tensors) + 1} of {self._name} in the natural parameter "
                 "are not implemented: differentiate fewer times"
             )
-        if in_program():
-            return self.value([*tensors, change], dim)
-        return self(*tensors, change, dim)
+        return self.value(arguments, dim) if in_program() else self(*arguments, dim)
 
 
 _length_gradient = _Gradient(

@@ -59,9 +59,9 @@ def is_tracked(x: Tensor) -> bool:
 
 
 def in_program() -> bool:
-    """Whether a program is exported, which keeps the operations of a Function's forward alone.
+    """Whether a program is exported, which has the operations of a Function's forward alone.
 
-    Its first derivatives are written out, as operations on changes that are 0.
+    So that it has first derivatives, these are written out, as operations on changes that are 0.
     """
     if not torch.compiler.is_compiling():
         return False
@@ -71,10 +71,10 @@ def in_program() -> bool:
 
 
 def fixed_in_program() -> contextlib.AbstractContextManager[Any]:
-    """What is computed in here of detached tensors has no derivative in a program.
+    """What is computed within of detached tensors gets no derivatives in a program.
 
-    Graphs would keep torch.no_grad(), and a region of it that is left empty cannot be loaded. This
-    they do not see; what else it does is nothing to plain tensors.
+    It would keep a torch.no_grad(), of which regions that end up empty cannot be loaded. This here
+    leaves no trace in it, and does nothing to plain tensors.
     """
     return torch._C.DisableTorchFunctionSubclass() if in_program() else contextlib.nullcontext()
 
