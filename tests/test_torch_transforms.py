@@ -286,6 +286,19 @@ def test_compile(kind: _Law) -> None:
     check_compiled(partial(step, kind=kind), 20, torch.float32, "aot_eager")
 
 
+@of_each_law
+def test_compile_moments(kind: _Law) -> None:
+    def moments(raw: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+        q = law(raw, k, kind)
+        lengths = q.mean_resultant_length, q.one_minus_mean_resultant_length
+        return (*lengths, *q.covariance_eigenvalues, q.covariance_matrix, q.stddev, q.mode)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(moments, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(compiled(*arguments()), moments(*arguments()), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.skipif(
     torch.__version__.startswith("2.6."), reason="its partitioner takes more than ten minutes"
 )
