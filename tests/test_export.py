@@ -121,11 +121,11 @@ def test_derivatives(maker: str, name: str) -> None:
     check(maker, name, 6, strict=False)
 
 
+@pytest.mark.skipif(True not in STRICT, reason="this release does not tell an export by Dynamo")
 @pytest.mark.parametrize("name", ["rsample", "log_prob"])
 @pytest.mark.parametrize("maker", ["von Mises-Fisher", "spherical Cauchy"])
 def test_derivatives_by_dynamo(maker: str, name: str) -> None:
-    if True in STRICT:
-        check(maker, name, 6, strict=True)
+    check(maker, name, 6, strict=True)
 
 
 @pytest.mark.slow  # graphs of up to 6000 nodes

@@ -56,11 +56,7 @@ class Nearest:
         self._products = products or Products()
 
     def __call__(self, batch: Batch) -> Tensor:
-        found = self._by_products(batch)
-        doubtful = self._in_doubt(found)
-        if len(doubtful):
-            found[doubtful] = self._by_cosines(batch.part(doubtful))
-        return found
+        return self._settled(self._by_products(batch), batch)
 
     def changes(self, batch: Batch, labels: Tensor) -> tuple[Tensor, Batch, Tensor]:
         """Rows that contain all whose label changes: their numbers, they, and their labels now.
@@ -69,14 +65,15 @@ class Nearest:
         """
         found = self._by_products(batch)
         (numbers,) = (found != labels).nonzero(as_tuple=True)
-        part, found = batch.part(numbers), found.index_select(0, numbers)
-        doubtful = self._in_doubt(found)
-        if len(doubtful):
-            found[doubtful] = self._by_cosines(part.part(doubtful))
-        return numbers, part, found
+        part = batch.part(numbers)
+        return numbers, part, self._settled(found.index_select(0, numbers), part)
 
-    def _in_doubt(self, found: Tensor) -> Tensor:
-        return (found.abs() >= len(self._directions)).nonzero().squeeze(1)
+    def _settled(self, found: Tensor, batch: Batch) -> Tensor:
+        """The same numbers, with those of the rows in doubt."""
+        (doubtful,) = (found.abs() >= len(self._directions)).nonzero(as_tuple=True)
+        if len(doubtful):
+            found[doubtful] = self._by_cosines(batch.part(doubtful))
+        return found
 
     def _by_products(self, batch: Batch) -> Tensor:
         """The number of the nearest direction of each row, one that none has where in doubt."""
